@@ -1,0 +1,152 @@
+"""Settings: ``lamina.toml`` and the recipe of a training run, strictly validated.
+
+Precedence: flag > ``lamina.toml`` > default. ``Recipe`` is stored whole in the layer it made, with the origin of every
+value that is not a default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lamina.errors import UsageError
+
+__all__ = [
+    "CONFIG_NAME",
+    "SCORERS",
+    "BaseSettings",
+    "Recipe",
+    "Settings",
+    "SuiteSettings",
+    "load_settings",
+    "make_recipe",
+]
+
+CONFIG_NAME = "lamina.toml"
+SCORERS = ("call", "choice", "contains", "exact", "likelihood", "number")
+M = TypeVar("M", bound=BaseModel)
+_STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Recipe(BaseModel):
+    """The hyper-parameters of one training run."""
+
+    model_config = _STRICT
+
+    rank: int = Field(16, ge=1, le=1024, description="LoRA rank r of every adapted linear map")
+    alpha: float = Field(32.0, gt=0, description="LoRA alpha: the layer's addition is scaled by alpha / r")
+    rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv:2312.03732)")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW weight decay on the factors")
+    epochs: float = Field(1.0, gt=0, le=1000, description="passes over the training rows; fractions are allowed")
+    batch_rows: int = Field(8, ge=1, description="rows per optimiser step")
+    micro_tokens: int = Field(4096, ge=16, description="most tokens in one forward pass; longer steps accumulate")
+    max_length: int = Field(0, ge=0, description="longest row in tokens; 0 means the base's context length")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    final_rate: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
+    clip: float = Field(1.0, gt=0, description="largest gradient norm; larger gradients are scaled down to it")
+    heldout: float = Field(0.05, ge=0, lt=1, description="share of the rows kept out to measure held-out loss")
+    replay: float = Field(0.1, ge=0, le=1, description="rows of earlier layers mixed in, as a share of the new rows")
+    seed: int = Field(0, ge=0, description="seed of initialisation, shuffling and held-out choice")
+    max_lost: float = Field(0.01, ge=0, le=1, description="refuse when more than this share of trained tokens is cut")
+
+
+class BaseSettings(BaseModel):
+    """Which base the project stands on."""
+
+    model_config = _STRICT
+
+    model: str = Field("smollm2-135m", description="bundled name, folder, .gguf file or hub id")
+    revision: str | None = Field(None, description="hub revision; recorded, the digest is what pins")
+    digest: str | None = Field(None, description="content digest that the base must have; written by `lamina init`")
+    template: Path | None = Field(None, description="a Jinja chat template for a base that ships without one")
+
+
+class SuiteSettings(BaseModel):
+    """One suite of evaluation items."""
+
+    model_config = _STRICT
+
+    file: Path = Field(description="items in any training format, or query/choices/gold rows")
+    scorer: Literal["call", "choice", "contains", "exact", "likelihood", "number"] = Field(
+        "exact", description="how an answer is scored"
+    )
+    guard: bool = Field(False, description="a skill that no new layer may make worse")
+    max_tokens: int = Field(64, ge=1, le=8192, description="longest generated answer in tokens")
+    limit: int | None = Field(None, ge=1, description="score only the first so many items")
+
+
+class Settings(BaseModel):
+    """The whole of ``lamina.toml``."""
+
+    model_config = _STRICT
+
+    base: BaseSettings = BaseSettings()
+    train: Recipe = Recipe()
+    suites: dict[str, SuiteSettings] = Field(default_factory=dict)
+    margin: float = Field(0.02, gt=0, lt=1, description="gate: the loss on a guard suite that must be ruled out")
+
+
+def load_settings(path: Path) -> Settings:
+    """Return the settings in the TOML file ``path``; relative paths inside it are resolved against its folder.
+
+    Raises:
+        UsageError: for broken TOML, and for all wrong keys and values at once, each with the nearest known key.
+    """
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}", hint="run `lamina init` to write one") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: not valid TOML: {error}", hint="mend the line it names") from error
+    settings = _validate(Settings, table, where=str(path))
+    return _resolve_paths(settings, path.parent)
+
+
+def make_recipe(settings: Settings, flags: dict[str, Any]) -> tuple[Recipe, dict[str, str]]:
+    """Return the recipe after flags override ``[train]``, and the origin (``flag`` or ``lamina.toml``) of non-defaults.
+
+    Raises:
+        UsageError: if a flag's value is out of range.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    inherited = settings.train.model_dump(exclude_unset=True)
+    recipe = _validate(Recipe, inherited | given, where="flags")
+    return recipe, dict.fromkeys(inherited, CONFIG_NAME) | dict.fromkeys(given, "flag")
+
+
+def _validate(model: type[M], table: dict[str, Any], *, where: str) -> M:
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        problems = [_describe(model, dict(item)) for item in error.errors()]
+        raise UsageError(f"{where}: " + "; ".join(problems), hint="all keys are in docs/settings.md") from error
+
+
+def _describe(model: type[BaseModel], item: dict[str, Any]) -> str:
+    location = [str(part) for part in item["loc"]]
+    name = ".".join(location)
+    if item["type"] != "extra_forbidden":
+        return f"{name}: {item['msg'][:1].lower()}{item['msg'][1:]}, got {item['input']!r}"
+    nearest = difflib.get_close_matches(location[-1], _known_keys(model, location[:-1]), n=1, cutoff=0.4)
+    return f"unknown key '{name}'" + (f", did you mean '{nearest[0]}'?" if nearest else "")
+
+
+def _known_keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = SuiteSettings if field is None or part == "suites" else field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    return list(model.model_fields)
+
+
+def _resolve_paths(settings: Settings, folder: Path) -> Settings:
+    suites = {name: suite.model_copy(update={"file": folder / suite.file}) for name, suite in settings.suites.items()}
+    template = settings.base.template and folder / settings.base.template
+    base = settings.base.model_copy(update={"template": template})
+    return settings.model_copy(update={"suites": suites, "base": base})

@@ -1,0 +1,128 @@
+"""Frozen results that the packages hand to one another. Only the standard library is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+__all__ = [
+    "Conversation",
+    "Message",
+    "Progress",
+    "Quiet",
+    "Score",
+    "StepRecord",
+    "Tick",
+    "TokenRow",
+]
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One row of data: a conversation, or plain text.
+
+    Exactly one of ``messages`` and ``text`` is filled. ``file`` and ``row`` (from 1) say where it
+    came from.
+    """
+
+    messages: tuple[Message, ...] = ()
+    text: str = ""
+    file: str = field(default="", compare=False)
+    row: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A rendered row: token ids and, for each, whether the model is trained to produce it.
+
+    ``trained[0]`` is always False: nothing predicts the first token. ``lost`` counts trained tokens
+    that truncation cut.
+    """
+
+    ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+    file: str = ""
+    row: int = 0
+    lost: int = 0
+
+    @property
+    def trained_count(self) -> int:
+        """How many tokens carry loss."""
+        return sum(self.trained)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """What one optimiser step did. ``loss`` is nats per trained token over the whole step; times are in seconds."""
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    trained_tokens: int
+    elapsed_s: float
+    heldout_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A suite's score of one stack: mean of per-item values in 0..1, a 95 % interval, and the items it came from.
+
+    ``values`` holds one number per item in suite order (for paired tests); NaN marks an unscored item, which counts in
+    ``unscored`` and not in ``n``.
+    """
+
+    suite: str
+    mean: float
+    low: float
+    high: float
+    n: int
+    items_digest: str
+    values: tuple[float, ...]
+    answers: tuple[str, ...] = ()
+    unscored: int = 0
+
+
+class Tick(Protocol):
+    """Advance a running stage by ``amount`` of its unit; ``detail`` is shown beside the bar."""
+
+    def __call__(self, amount: float, detail: str = "") -> None:
+        """Advance."""
+
+
+class Progress(Protocol):
+    """Where long work tells people how it goes. ``cli`` draws bars; tests and ``--quiet`` pass ``Quiet()``."""
+
+    def note(self, text: str) -> None:
+        """Say one line."""
+
+    @contextmanager
+    def stage(self, label: str, *, total: float, unit: str) -> Iterator[Tick]:
+        """Open a stage of ``total`` units (for rate and ETA) and yield its tick."""
+        ...
+
+
+class Quiet:
+    """A ``Progress`` that says nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+    @contextmanager
+    def stage(self, label: str, *, total: float, unit: str) -> Iterator[Tick]:
+        """Yield a tick that does nothing."""
+        yield lambda amount, detail="": None
