@@ -1,0 +1,120 @@
+"""From hidden states to next-token losses and choices, a block of rows at a time.
+
+The logits of a 135M model are a hundred times wider than its hidden states; holding them for a whole batch is what fills
+memory in most trainers. Here no more than ``_BLOCK`` rows of logits exist at once, and the loss's gradient with respect
+to the hidden states is computed in the forward pass, while they do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+__all__ = ["Head", "head_agrees", "make_head"]
+
+_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The frozen map from a hidden state to logits: ``cap(states W^T + b) * factor``.
+
+    Attributes:
+        weight: (V, width).
+        bias: (V,) or None.
+        factor: multiplies the logits (Cohere's ``logit_scale``, 1 / Granite's ``logits_scaling``).
+        softcap: Gemma's cap on logits, or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    factor: float
+    softcap: float | None
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return float32 logits, (N, V), of ``states`` (N, width)."""
+        logits = F.linear(states, self.weight, self.bias).float()
+        if self.factor != 1.0:
+            logits = logits * self.factor
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def loss_sum(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Return the summed cross-entropy in nats, differentiable in ``states``.
+
+        Source: the gradient in the forward pass is Liger Kernel's fused linear cross-entropy (arXiv:2410.10989,
+        section 3.2); with a frozen head there is only the gradient of the states to keep.
+        """
+        return _LossSum.apply(states, targets, self)
+
+    @torch.no_grad()
+    def log_probs(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return, per row, the log-probability of its target and whether the target is the likeliest token."""
+        log_probs, greedy = [], []
+        for block, wanted in zip(states.split(_BLOCK), targets.split(_BLOCK), strict=True):
+            logits = self.logits(block)
+            log_probs.append(-F.cross_entropy(logits, wanted, reduction="none"))
+            greedy.append(logits.argmax(-1) == wanted)
+        return torch.cat(log_probs), torch.cat(greedy)
+
+
+class _LossSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, targets: Tensor, head: Head) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=states.device)
+        gradient = torch.empty_like(states) if states.requires_grad else None
+        for start in range(0, len(targets), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            loss, slope = _block_loss(states[block], targets[block], head, gradient is not None)
+            total += loss
+            if gradient is not None and slope is not None:
+                gradient[block] = slope
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[0], None, None
+
+
+def _block_loss(states: Tensor, targets: Tensor, head: Head, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    logits = head.logits(states)
+    log_normaliser = torch.logsumexp(logits, -1)
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    loss = (log_normaliser - chosen).sum()
+    if not with_gradient:
+        return loss, None
+    cap_slope = None if head.softcap is None else 1 - (logits / head.softcap) ** 2
+    slope = logits.sub_(log_normaliser[:, None]).exp_()
+    slope[torch.arange(len(targets), device=targets.device), targets] -= 1.0
+    if cap_slope is not None:
+        slope *= cap_slope
+    if head.factor != 1.0:
+        slope *= head.factor
+    return loss, slope.to(states.dtype) @ head.weight
+
+
+def make_head(model: PreTrainedModel) -> Head:
+    """Return the head of a causal language model, read from its configuration."""
+    output = model.get_output_embeddings()
+    config = model.config
+    factor = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return Head(output.weight.detach(), None if output.bias is None else output.bias.detach(), factor, softcap)
+
+
+@torch.no_grad()
+def head_agrees(model: PreTrainedModel, head: Head) -> bool:
+    """Return whether ``head`` over the model's hidden states gives the model's own logits, tried on random tokens."""
+    vocabulary, width = head.weight.shape
+    device = head.weight.device
+    ids = torch.randint(vocabulary, (1, 6), generator=torch.Generator().manual_seed(0)).to(device)
+    own = model(input_ids=ids, use_cache=False).logits[0].float()
+    ours = head.logits(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
+    tolerance = 1e-4 if model.dtype == torch.float32 else 3e-2
+    return bool((own - ours).abs().max() <= tolerance * own.abs().max().clamp(min=1.0))

@@ -1,0 +1,87 @@
+"""What this machine can compute with, detected and never assumed."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from lamina.errors import MachineError
+
+__all__ = ["cache_folder", "describe_machine", "pick_device", "pick_dtype", "require_disk"]
+
+
+def pick_device() -> torch.device:
+    """Return the accelerator if torch sees one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("cpu")
+
+
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where the device multiplies it in hardware, else float32.
+
+    A CPU without AVX512-BF16 or AMX emulates bfloat16 several times slower than float32.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    flags = _cpu_flags()
+    return torch.bfloat16 if "amx_bf16" in flags or "avx512_bf16" in flags else torch.float32
+
+
+def describe_machine() -> dict[str, str | int]:
+    """Return what a benchmark or a layer must say about where it ran."""
+    device = pick_device()
+    return {
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "dtype": str(pick_dtype(device)).removeprefix("torch."),
+        "torch": torch.__version__,
+        "system": platform.platform(terse=True),
+    }
+
+
+def cache_folder() -> Path:
+    """Return the folder for bases that are made once: ``$LAMINA_CACHE``, else ``lamina`` in the user's cache folder."""
+    if named := os.environ.get("LAMINA_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lamina"
+
+
+def require_disk(folder: Path, needed_bytes: int, *, purpose: str) -> None:
+    """Check that the disk below ``folder`` (which need not exist yet) has room.
+
+    Raises:
+        MachineError: naming what is needed, what is free and for what.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    stat = os.statvfs(existing)
+    free_bytes = stat.f_bavail * stat.f_frsize
+    if free_bytes < needed_bytes:
+        raise MachineError(
+            f"{existing}: not enough disk {purpose}: needs {needed_bytes / 1e6:,.0f} MB, has {free_bytes / 1e6:,.0f} MB",
+            hint="free some space, or set LAMINA_CACHE to a folder on another disk",
+        )
+
+
+def _cpu_flags() -> frozenset[str]:
+    return frozenset(_cpuinfo("flags").split())
+
+
+def _cpu_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
