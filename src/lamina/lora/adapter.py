@@ -1,0 +1,122 @@
+"""One layer's weights as plain tensors, and the exact algebra on them.
+
+An adapter maps the path of each adapted linear map to its factors. Scales are always folded into ``B``, so the addition
+of an adapter is ``x A^T B^T`` with nothing left to multiply, whatever rank, alpha or rsLoRA made it.
+
+Legend: r rank, d_in and d_out the map's widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lamina.errors import StackError
+
+__all__ = ["Adapter", "Factors", "combine", "load_adapter", "rescale", "save_adapter", "scale_of", "split"]
+
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """The two factors of one adapted map: ``A`` (r, d_in) and ``B`` (d_out, r), float32."""
+
+    A: Tensor
+    B: Tensor
+
+    @property
+    def rank(self) -> int:
+        """The inner width r."""
+        return self.A.shape[0]
+
+
+Adapter = Mapping[str, Factors]
+
+
+def scale_of(rank: int, alpha: float, *, rslora: bool) -> float:
+    """Return what a trained pair of factors is multiplied by: ``alpha / r``, or ``alpha / sqrt(r)`` with rsLoRA.
+
+    Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; Kalajdzievski 2023, arXiv:2312.03732.
+    """
+    return alpha / rank**0.5 if rslora else alpha / rank
+
+
+def rescale(adapter: Adapter, scale: float) -> dict[str, Factors]:
+    """Return the adapter whose addition is ``scale`` times as large."""
+    return {path: Factors(factors.A, factors.B * scale) for path, factors in adapter.items()}
+
+
+def combine(adapters: Sequence[Adapter], scales: Sequence[float] | None = None) -> dict[str, Factors]:
+    """Return one adapter whose addition is the sum of all (law 8): ranks are laid side by side, never added.
+
+    ``sum_i s_i x A_i^T B_i^T = x [A_1; A_2; ...]^T [s_1 B_1, s_2 B_2, ...]^T``. Adding the factors themselves would
+    create cross terms.
+
+    Raises:
+        ValueError: if the numbers of adapters and scales differ.
+    """
+    weights = [1.0] * len(adapters) if scales is None else list(scales)
+    parts: dict[str, list[Factors]] = {}
+    for adapter, scale in zip(adapters, weights, strict=True):
+        for path, factors in rescale(adapter, scale).items() if scale != 1.0 else adapter.items():
+            parts.setdefault(path, []).append(factors)
+    return {
+        path: Factors(torch.cat([part.A for part in these]), torch.cat([part.B for part in these], dim=1))
+        for path, these in parts.items()
+    }
+
+
+def split(adapter: Adapter, ranks: Sequence[int]) -> list[dict[str, Factors]]:
+    """Return the adapters that ``combine`` laid side by side, given their ranks; its inverse when all adapt every map.
+
+    Raises:
+        ValueError: if the ranks do not add up to the adapter's.
+    """
+    pieces: list[dict[str, Factors]] = [{} for _ in ranks]
+    for path, factors in adapter.items():
+        if factors.rank != sum(ranks):
+            raise ValueError(f"{path}: rank {factors.rank} is not the sum of {list(ranks)}")
+        both = zip(factors.A.split(list(ranks)), factors.B.split(list(ranks), dim=1), strict=True)
+        for piece, (A, B) in zip(pieces, both, strict=True):
+            piece[path] = Factors(A, B)
+    return pieces
+
+
+def save_adapter(adapter: Adapter, path: Path) -> None:
+    """Write the adapter as safetensors under PEFT's key names; with ``lora_alpha = r`` PEFT loads it unchanged."""
+    tensors: dict[str, Tensor] = {}
+    for name, factors in adapter.items():
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = factors.A.detach().float().cpu().contiguous()
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = factors.B.detach().float().cpu().contiguous()
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def load_adapter(path: Path) -> dict[str, Factors]:
+    """Return the adapter in a safetensors file that ``save_adapter`` wrote.
+
+    Raises:
+        StackError: if the file is damaged or has keys that are not pairs of LoRA factors.
+    """
+    tensors: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as weights:
+            for key in weights.keys():  # noqa: SIM118  (not a dict)
+                tensors[key] = weights.get_tensor(key)
+    except (OSError, SafetensorError) as error:
+        raise StackError(f"{path}: not a layer's weights: {error}", hint="pull or train the layer again") from error
+    adapter: dict[str, Factors] = {}
+    for key in [key for key in tensors if key.endswith(".lora_A.weight")]:
+        stem = key.removesuffix(".lora_A.weight")
+        partner = tensors.pop(f"{stem}.lora_B.weight", None)
+        if partner is not None:
+            adapter[stem.removeprefix(_PREFIX)] = Factors(tensors.pop(key), partner)
+    if tensors or not adapter:
+        raise StackError(f"{path}: keys that are not pairs of LoRA factors: {', '.join(sorted(tensors)[:3]) or 'none'}")
+    return adapter

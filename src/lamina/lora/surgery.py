@@ -1,0 +1,108 @@
+"""Putting layers onto a model and taking them off again.
+
+    model.layers.0.mlp.up_proj   nn.Linear      --attach-->   LoRALinear(nn.Linear)
+                                                <--detach--
+
+A model is frozen before surgery and equal to itself, bit for bit, after ``detach``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lamina.errors import StackError
+from lamina.lora.adapter import Adapter, Factors, combine
+from lamina.lora.linear import LoRALinear
+
+__all__ = ["attach", "detach", "fresh_adapter", "linear_paths", "set_trained"]
+
+
+def linear_paths(model: nn.Module) -> list[str]:
+    """Return the paths of every linear map but the output head, in the model's order: what "all-linear" means.
+
+    Source: Dettmers et al. 2023 (QLoRA, arXiv:2305.14314, section 4): adapting all linear maps is what makes LoRA
+    match full tuning. The head is left alone because it is tied to the embeddings in most small models.
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    kinds = (nn.Linear, Conv1D, LoRALinear)
+    return [path for path, module in model.named_modules() if isinstance(module, kinds) and module is not head]
+
+
+def attach(model: nn.Module, adapters: Sequence[Adapter], scales: Sequence[float] | None = None) -> None:
+    """Make the sum of ``adapters`` active and frozen on ``model``, in place of whatever was active before.
+
+    Raises:
+        StackError: if an adapter names a map that the model lacks, or of another shape.
+    """
+    detach(model)
+    for path, factors in combine(adapters, scales).items():
+        wrapper = _wrap(model, path)
+        expected = (wrapper.weight.shape[1], wrapper.weight.shape[0])
+        if (factors.A.shape[1], factors.B.shape[0]) != expected:
+            found = (factors.A.shape[1], factors.B.shape[0])
+            raise StackError(f"layer does not fit the base: {path} maps {expected}, the layer {found}")
+        place = {"device": wrapper.weight.device, "dtype": wrapper.weight.dtype}
+        wrapper.frozen = Factors(factors.A.to(**place), factors.B.to(**place))
+
+
+def set_trained(model: nn.Module, pairs: dict[str, tuple[nn.Parameter, nn.Parameter]], scale: float) -> None:
+    """Put trainable pairs of factors on ``model``, over the frozen layers that are attached."""
+    for path, pair in pairs.items():
+        wrapper = _wrap(model, path)
+        wrapper.trained = pair
+        wrapper.scale = scale
+
+
+def detach(model: nn.Module) -> None:
+    """Take every layer off ``model`` and put its own linear maps back."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, LoRALinear):
+            _replace(model, path, module.original)
+
+
+def fresh_adapter(model: nn.Module, rank: int, seed: int) -> dict[str, Factors]:
+    """Return new factors for every linear map: A uniform in +-1/sqrt(d_in), B zero, so that nothing changes yet.
+
+    Each map draws from its own generator, so its start does not depend on which other maps there are.
+
+    Source: Hu et al. 2021, section 4.1; the bound is PEFT's (kaiming uniform with a = sqrt(5)).
+    """
+    adapter = {}
+    for index, path in enumerate(linear_paths(model)):
+        weight, _ = _linear_of(model.get_submodule(path))
+        d_out, d_in = weight.shape
+        generator = torch.Generator().manual_seed(seed * 100_003 + index)
+        A = (torch.rand(rank, d_in, generator=generator) * 2 - 1) / d_in**0.5
+        adapter[path] = Factors(A, torch.zeros(d_out, rank))
+    return adapter
+
+
+def _wrap(model: nn.Module, path: str) -> LoRALinear:
+    try:
+        module = model.get_submodule(path)
+    except AttributeError as error:
+        raise StackError(f"layer does not fit the base: the base has no linear map {path}") from error
+    if isinstance(module, LoRALinear):
+        return module
+    wrapper = LoRALinear(module, *_linear_of(module))
+    _replace(model, path, wrapper)
+    return wrapper
+
+
+def _linear_of(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    if isinstance(module, LoRALinear):
+        return module.weight, module.bias
+    if not isinstance(module, nn.Linear | Conv1D):
+        raise StackError(f"layer does not fit the base: it adapts a {type(module).__name__}, which is not linear")
+    weight = module.weight.detach()
+    bias = None if module.bias is None else module.bias.detach()
+    return (weight.t() if isinstance(module, Conv1D) else weight), bias
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
