@@ -1,0 +1,98 @@
+"""An open project: its store, its settings and its base. Where every other op starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lamina.config import CONFIG_NAME, BaseSettings, Settings, load_settings
+from lamina.errors import StackError, UsageError
+from lamina.lora.adapter import load_adapter
+from lamina.lora.surgery import attach
+from lamina.model.base import Base, LoadedBase, load_base, resolve_base
+from lamina.records import Progress
+from lamina.stack.layers import check_parents, read_layer, write_stack
+from lamina.stack.lineage import get_ref, resolve, set_ref
+from lamina.stack.manifest import StackConfig
+from lamina.stack.store import Store
+
+__all__ = ["MAIN", "Project", "init_project", "open_project"]
+
+MAIN = "main"
+
+
+@dataclass
+class Project:
+    """A project folder that has been opened. The base is loaded into memory on first use, once."""
+
+    store: Store
+    settings: Settings
+    base: Base
+    progress: Progress
+    _loaded: LoadedBase | None = field(default=None, repr=False)
+
+    @property
+    def loaded(self) -> LoadedBase:
+        """The base in memory."""
+        if self._loaded is None:
+            self._loaded = load_base(self.base)
+        return self._loaded
+
+    def stack(self, expression: str = MAIN) -> StackConfig:
+        """Return the stack that ``expression`` names.
+
+        Raises:
+            StackError: if there is none.
+        """
+        return resolve(self.store, expression, self.base.pin)
+
+    def activate(self, stack: StackConfig, *, force: bool = False) -> LoadedBase:
+        """Return the base with exactly the layers of ``stack`` active.
+
+        Raises:
+            StackError: if a layer belongs to another base or parent, unless forced (law 7).
+        """
+        if not force:
+            check_parents(self.store, stack, self.base.pin)
+        weights = [read_layer(self.store, entry.layer).weights for entry in stack.layers]
+        adapters = [load_adapter(self.store.blob_path(digest)) for digest in weights]
+        attach(self.loaded.model, adapters, [entry.scale for entry in stack.layers])
+        return self.loaded
+
+
+def init_project(folder: Path, settings: BaseSettings, progress: Progress) -> Project:
+    """Create ``lamina.toml`` and ``.lamina/`` in ``folder`` and point ``main`` at the bare base.
+
+    Raises:
+        UsageError: if the folder is a project already.
+        StackError, MachineError: if the base cannot be had; nothing is written then.
+    """
+    config = folder / CONFIG_NAME
+    if config.exists() or (folder / ".lamina").exists():
+        raise UsageError(f"{folder}: already a lamina project", hint="run `lamina log` to see its layers")
+    base = resolve_base(settings, progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    store = Store.create(folder)
+    set_ref(store, MAIN, write_stack(store, StackConfig(base=base.pin, layers=())), why="init")
+    template = f'template = "{settings.template}"\n' if settings.template else ""
+    config.write_text(
+        "# Keys and defaults: docs/settings.md\n[base]\n"
+        f'model = "{settings.model}"\ndigest = "{base.pin.digest}"\n{template}',
+        "utf-8",
+    )
+    return Project(store, load_settings(config), base, progress)
+
+
+def open_project(start: Path, progress: Progress) -> Project:
+    """Return the project that ``start`` lies in.
+
+    Raises:
+        StackError: if there is none, or its base is gone or changed.
+        UsageError: if ``lamina.toml`` has mistakes.
+    """
+    store = Store.find(start)
+    settings = load_settings(store.project / CONFIG_NAME)
+    project = Project(store, settings, resolve_base(settings.base, progress), progress)
+    if get_ref(store, MAIN) is None:
+        raise StackError(f"{store.root}: the ref '{MAIN}' is missing", hint="restore index.json from a backup")
+    return project

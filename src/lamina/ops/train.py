@@ -1,0 +1,248 @@
+"""``lamina train``: rows become a layer on top of a stack, and the layer enters a ref if nothing got worse."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lamina import __version__
+from lamina.config import Recipe
+from lamina.errors import DataError, MachineError, StackError
+from lamina.evaluate.gate import Verdict, decide
+from lamina.lora.adapter import save_adapter, scale_of
+from lamina.lora.surgery import fresh_adapter, linear_paths
+from lamina.model.machine import describe_machine
+from lamina.ops.evaluate import own_and_guards, score_stack
+from lamina.ops.project import Project
+from lamina.ops.rows import TrainingData, identities, prepare_rows, render_rows, replay_rows, rows_as_jsonl
+from lamina.records import TokenRow
+from lamina.refs import Digest
+from lamina.stack.layers import add_layer, stack_digest, write_layer, write_stack
+from lamina.stack.lineage import get_ref, set_ref
+from lamina.stack.manifest import Cost, DataSource, LayerConfig, StackConfig
+from lamina.train.loop import mean_loss, train_steps
+from lamina.train.state import TrainState
+
+__all__ = ["TrainResult", "train_layer"]
+
+_CHECKPOINT_EVERY_S = 20.0
+_REPLAY_SAMPLE = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What a training run gave. ``stack`` holds the new layer even when the gate kept it out of the ref."""
+
+    name: str
+    layer: str
+    stack: StackConfig
+    accepted: bool
+    verdict: Verdict | None
+    config: LayerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    weights: Path
+    cost: Cost
+    loss_before: float | None
+    loss_after: float | None
+
+
+def train_layer(
+    project: Project,
+    data: TrainingData,
+    *,
+    name: str,
+    recipe: Recipe,
+    origins: dict[str, str],
+    ref: str = "main",
+    skill: str | None = None,
+    guards: Sequence[str] = (),
+    accept: bool = False,
+) -> TrainResult:
+    """Train one layer on top of what ``ref`` holds and move the ref if the gate lets the layer in.
+
+    A run that was stopped goes on from its last checkpoint when it is started again with the same data and recipe.
+
+    Args:
+        project: the open project.
+        data: rows, rendered.
+        name: the layer's name.
+        recipe: hyper-parameters.
+        origins: where non-default values came from.
+        ref: which ref to train on top of, and to move.
+        skill: the suite that the layer should improve; None means the suite named like the layer, if there is one.
+        guards: suites that must not get worse, besides those marked ``guard`` in the settings.
+        accept: let the layer in whatever the gate says; recorded in the layer.
+
+    Raises:
+        DataError: if there is nothing to train on.
+        StackError: if the loss diverges, or the ref moved meanwhile.
+        KeyboardInterrupt: on Ctrl-C, after a checkpoint.
+    """
+    if not data.train:
+        raise DataError(data.files[0].path if data.files else name, "no rows to train on", hint="add rows")
+    parent_digest = get_ref(project.store, ref)
+    parent = project.stack(ref)
+    replayed = replay_rows(project, parent, round(recipe.replay * len(data.train)))
+    replay_tokens = render_rows(project, replayed, project.loaded.context)
+    run = _run_folder(project, data, name, recipe, parent)
+    trained = _run(project, data, replay_tokens, recipe, parent, run)
+    config = _describe(project, data, name, recipe, origins, parent, trained, forced=accept)
+    layer = write_layer(project.store, config)
+    stack = add_layer(project.store, parent, layer)
+    digest = write_stack(project.store, stack)
+    verdict = _judge(project, parent, stack, skill or name, guards)
+    accepted = accept or verdict is None or verdict.accepted
+    if accepted:
+        set_ref(project.store, ref, digest, why=f"train {name}", expect=parent_digest)
+    shutil.rmtree(run, ignore_errors=True)
+    return TrainResult(name=name, layer=layer, stack=stack, accepted=accepted, verdict=verdict, config=config)
+
+
+def _run_folder(project: Project, data: TrainingData, name: str, recipe: Recipe, parent: StackConfig) -> Path:
+    same = [name, stack_digest(parent), recipe.model_dump_json(), *identities(data.train), *identities(data.heldout)]
+    folder = project.store.root / "runs" / Digest.of_bytes("\n".join(same).encode()).short
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _run(
+    project: Project, data: TrainingData, replay: Sequence[TokenRow], recipe: Recipe, parent: StackConfig, run: Path
+) -> _Trained:
+    base = project.activate(parent)
+    rows = [*data.train_tokens, *replay]
+    state = TrainState(fresh_adapter(base.model, recipe.rank, recipe.seed), base.device)
+    checkpoint = run / "checkpoint.safetensors"
+    notes: dict[str, Any] = {"tokens": 0, "trained_tokens": 0, "seconds": 0.0, "before": None}
+    if checkpoint.exists():
+        notes = state.load(checkpoint)
+        project.progress.note(f"Going on from step {state.step}")
+    elif data.heldout_tokens:
+        notes["before"] = mean_loss(base, data.heldout_tokens, recipe.micro_tokens)
+    _train(project, rows, recipe, state, checkpoint, notes)
+    after = mean_loss(base, data.heldout_tokens, recipe.micro_tokens) if data.heldout_tokens else None
+    weights = run / "weights.safetensors"
+    save_adapter(state.adapter(scale_of(recipe.rank, recipe.alpha, rslora=recipe.rslora)), weights)
+    cost = Cost(
+        tokens=notes["tokens"], trained_tokens=notes["trained_tokens"], seconds=notes["seconds"], steps=state.step
+    )
+    return _Trained(weights, cost, notes["before"], after)
+
+
+def _train(
+    project: Project,
+    rows: Sequence[TokenRow],
+    recipe: Recipe,
+    state: TrainState,
+    checkpoint: Path,
+    notes: dict[str, Any],
+) -> None:
+    total = recipe.epochs * sum(len(row.ids) for row in rows)
+    saved = time.monotonic()
+    with project.progress.stage("train", total=total, unit="tok") as tick, _stop_requests() as stopping:
+        tick(notes["tokens"])
+        try:
+            for record in train_steps(project.loaded, state, rows, recipe):
+                notes["tokens"] += record.tokens
+                notes["trained_tokens"] += record.trained_tokens
+                notes["seconds"] += record.elapsed_s
+                tick(record.tokens, f"step {record.step}/{record.steps}, loss {record.loss:.3f}")
+                if stopping.is_set() or time.monotonic() - saved > _CHECKPOINT_EVERY_S:
+                    state.save(checkpoint, notes)
+                    saved = time.monotonic()
+                if stopping.is_set():
+                    project.progress.note("Stopped after a checkpoint; the same command goes on from here")
+                    raise KeyboardInterrupt
+        except FloatingPointError as error:
+            raise StackError(f"training diverged: {error}", hint="lower --learning-rate") from error
+        except OSError as error:
+            raise MachineError(f"{checkpoint}: cannot be written: {error.strerror}", hint="free some disk") from error
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """Yield an event that the first Ctrl-C sets, so that a step ends whole; the second interrupts as ever."""
+    stopping = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def request(number: int, frame: Any) -> None:
+        stopping.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, request)
+    try:
+        yield stopping
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _describe(
+    project: Project,
+    data: TrainingData,
+    name: str,
+    recipe: Recipe,
+    origins: dict[str, str],
+    parent: StackConfig,
+    trained: _Trained,
+    *,
+    forced: bool,
+) -> LayerConfig:
+    store, pin = project.store, project.base.pin
+    kind = "application/vnd.lamina.layer"
+    weights = store.put_file(trained.weights, f"{kind}.weights.v1.safetensors")
+    rows = store.put_bytes("\n".join(identities([*data.train, *data.heldout])).encode(), f"{kind}.rows.v1+text")
+    step = max(1, -(-len(data.train) // _REPLAY_SAMPLE))
+    replay = store.put_bytes(rows_as_jsonl(data.train[::step]), f"{kind}.replay.v1+jsonl")
+    heldout = None
+    if data.heldout:
+        heldout = store.put_bytes(rows_as_jsonl(data.heldout), f"{kind}.heldout.v1+jsonl").digest
+    return LayerConfig(
+        name=name,
+        base=pin,
+        parent=stack_digest(parent),
+        weights=weights.digest,
+        rank=recipe.rank,
+        modules=tuple(linear_paths(project.loaded.model)),
+        recipe=recipe.model_dump(mode="json"),
+        recipe_origins=origins,
+        data=tuple(
+            DataSource(file=Path(file.path).name, digest=file.digest, rows=len(file.rows)) for file in data.files
+        ),
+        rows=rows.digest,
+        replay=replay.digest,
+        heldout=heldout,
+        cost=trained.cost,
+        heldout_loss_before=trained.loss_before,
+        heldout_loss_after=trained.loss_after,
+        machine=describe_machine(),
+        versions={"lamina": __version__, "python": platform.python_version()}
+        | {package: version(package) for package in ("torch", "transformers")},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        forced=forced,
+    )
+
+
+def _judge(
+    project: Project, parent: StackConfig, stack: StackConfig, skill: str, guards: Sequence[str]
+) -> Verdict | None:
+    own, guarded = own_and_guards(project, skill, guards)
+    if not own and not guarded:
+        return None
+    before = {name: score_stack(project, parent, name) for name in (*own, *guarded)}
+    after = {name: score_stack(project, stack, name) for name in (*own, *guarded)}
+    return decide(before, after, own=own, guards=guarded, margin=project.settings.margin)
