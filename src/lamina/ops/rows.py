@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lamina.config import Recipe
 from lamina.data.cache import cached_rows
-from lamina.data.identity import row_identity, to_record
+from lamina.data.identity import from_record, row_identity, to_record
 from lamina.data.read import DataFile, read_rows
 from lamina.data.render import Renderer
 from lamina.data.split import drop_duplicates, split_heldout
@@ -108,8 +108,6 @@ def identities(rows: Sequence[Conversation]) -> list[str]:
 
 
 def _as_conversation(line: bytes) -> Conversation:
-    from lamina.data.identity import from_record
-
     return from_record(json.loads(line))
 
 
