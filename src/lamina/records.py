@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 __all__ = [
     "Conversation",
+    "Matrix",
     "Message",
     "Progress",
     "Quiet",
     "Score",
+    "SideBySide",
     "StepRecord",
     "Tick",
     "TokenRow",
@@ -126,3 +128,31 @@ class Quiet:
     def stage(self, label: str, *, total: float, unit: str) -> Iterator[Tick]:
         """Yield a tick that does nothing."""
         yield lambda amount, detail="": None
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Scores of stacks (rows) on suites (columns)."""
+
+    stacks: tuple[str, ...]
+    suites: tuple[str, ...]
+    scores: tuple[tuple[Score, ...], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the matrix for ``--json``: names, means 0..1, and the intervals and item counts beside them."""
+        return {
+            "stacks": list(self.stacks),
+            "suites": list(self.suites),
+            "scores": [[score.mean for score in row] for row in self.scores],
+            "intervals": [[[score.low, score.high] for score in row] for row in self.scores],
+            "items": [[score.n for score in row] for row in self.scores],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """One question, answered by several stacks. ``answers`` pairs a stack's name with what it said."""
+
+    question: str
+    reference: str
+    answers: tuple[tuple[str, str], ...]

@@ -67,6 +67,4 @@ def _unpack(stored: dict[str, np.ndarray], rows: Sequence[Conversation]) -> list
     starts = [0, *ends[:-1]]
     ids, trained = stored["ids"].tolist(), [bool(flag) for flag in stored["trained"]]
     spans = zip(starts, ends, stored["lost"].tolist(), rows, strict=True)
-    return [
-        TokenRow(tuple(ids[a:b]), tuple(trained[a:b]), row.file, row.row, lost) for a, b, lost, row in spans
-    ]
+    return [TokenRow(tuple(ids[a:b]), tuple(trained[a:b]), row.file, row.row, lost) for a, b, lost, row in spans]

@@ -168,8 +168,6 @@ SCHEMAS: dict[str, Schema] = {
     "messages": Schema("OpenAI messages", lambda keys: "messages" in keys, _messages),
     "sharegpt": Schema("ShareGPT", lambda keys: "conversations" in keys, _sharegpt),
     "alpaca": Schema("Alpaca", lambda keys: {"instruction", "output"} <= keys, _alpaca),
-    "prompt/completion": Schema(
-        "prompt/completion", lambda keys: any({*pair} <= keys for pair in _PAIRS), _pair
-    ),
+    "prompt/completion": Schema("prompt/completion", lambda keys: any({*pair} <= keys for pair in _PAIRS), _pair),
     "text": Schema("plain text", lambda keys: "text" in keys, _plain),
 }

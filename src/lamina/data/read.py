@@ -172,7 +172,9 @@ def _load(path: Path, text: str, row: int | None) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = f"{error.msg.lower()} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
+        reason = (
+            f"{error.msg.lower()} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
+        )
         at = row if row is not None else getattr(error, "lineno", None)
         raise DataError(path, f"broken JSON: {reason}", row=at, hint="mend the line") from error
 

@@ -56,7 +56,9 @@ class Renderer:
         try:
             self._template = environment.from_string(template)
         except jinja2.TemplateError as error:
-            raise StackError(f"the base's chat template is not valid Jinja: {error}", hint="set base.template") from error
+            raise StackError(
+                f"the base's chat template is not valid Jinja: {error}", hint="set base.template"
+            ) from error
 
     def row(self, conversation: Conversation, *, max_length: int) -> TokenRow:
         """Return the ids and mask of a row of data; every answer in it is trained.
@@ -79,7 +81,9 @@ class Renderer:
         row = TokenRow(tuple(ids[:max_length]), tuple(trained[:max_length]), file, number, lost)
         if row.trained_count == 0:
             reason = f"the answer lies beyond the context of {max_length} tokens" if lost else "no token is trained"
-            raise DataError(file, f"{reason}; expected an answer the model can learn", row=number, hint="shorten the row")
+            raise DataError(
+                file, f"{reason}; expected an answer the model can learn", row=number, hint="shorten the row"
+            )
         return row
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
@@ -96,6 +100,12 @@ class Renderer:
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids, without special tokens."""
         return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def bos(self) -> list[int]:
+        """Return the ids that the tokenizer puts in front of every text: one BOS, or nothing."""
+        return (
+            self.tokenizer.encode(self.tokenizer.bos_token or "", add_special_tokens=False) if self._adds_bos() else []
+        )
 
     def _segments(self, conversation: Conversation) -> list[_Segment]:
         if not conversation.messages:

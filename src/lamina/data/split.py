@@ -16,8 +16,10 @@ _MOST_HELDOUT = 256
 
 def drop_duplicates(rows: Sequence[Conversation]) -> tuple[list[Conversation], int]:
     """Return the rows without repetitions, first occurrences kept, and how many were dropped."""
-    distinct = {row_identity(row): row for row in reversed(rows)}
-    return list(reversed(distinct.values())), len(rows) - len(distinct)
+    distinct: dict[str, Conversation] = {}
+    for row in rows:
+        distinct.setdefault(row_identity(row), row)
+    return list(distinct.values()), len(rows) - len(distinct)
 
 
 def split_heldout(

@@ -109,7 +109,9 @@ def _band(longest: int, window: int | None, device: torch.device) -> Tensor | No
     return (distance >= 0) & (distance < window)
 
 
-def _softcapped(query: Tensor, key: Tensor, value: Tensor, band: Tensor | None, scaling: float | None, softcap: float) -> Tensor:
+def _softcapped(
+    query: Tensor, key: Tensor, value: Tensor, band: Tensor | None, scaling: float | None, softcap: float
+) -> Tensor:
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     logits = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)

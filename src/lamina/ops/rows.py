@@ -118,7 +118,9 @@ def _report_lost(project: Project, rows: Sequence[TokenRow], longest: int, limit
     if not cut:
         return
     share = lost / total
-    text = f"{len(cut)} rows are longer than {longest} tokens; {lost} of {total} trained tokens ({share:.1%}) would be cut"
+    text = (
+        f"{len(cut)} rows are longer than {longest} tokens; {lost} of {total} trained tokens ({share:.1%}) would be cut"
+    )
     if share > limit:
         raise DataError(
             cut[0].file,

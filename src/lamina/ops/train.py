@@ -24,7 +24,7 @@ from lamina.lora.surgery import fresh_adapter, linear_paths
 from lamina.model.machine import describe_machine
 from lamina.ops.evaluate import own_and_guards, score_stack
 from lamina.ops.project import Project
-from lamina.ops.rows import TrainingData, identities, prepare_rows, render_rows, replay_rows, rows_as_jsonl
+from lamina.ops.rows import TrainingData, identities, render_rows, replay_rows, rows_as_jsonl
 from lamina.records import TokenRow
 from lamina.refs import Digest
 from lamina.stack.layers import add_layer, stack_digest, write_layer, write_stack

@@ -110,7 +110,9 @@ def drop_layer(stack: StackConfig, name: str) -> StackConfig:
     """
     places = [index for index, entry in enumerate(stack.layers) if name in (entry.name, entry.layer)]
     if not places:
-        raise StackError(f"no layer '{name}' in this stack", hint=f"its layers are: {', '.join(_names(stack)) or 'none'}")
+        raise StackError(
+            f"no layer '{name}' in this stack", hint=f"its layers are: {', '.join(_names(stack)) or 'none'}"
+        )
     kept = tuple(entry for index, entry in enumerate(stack.layers) if index != places[-1])
     return stack.model_copy(update={"layers": kept})
 

@@ -103,7 +103,9 @@ class Store:
         try:
             content = self.blob_path(digest).read_bytes()
         except OSError as error:
-            raise StackError(f"blob {digest[:19]} is missing from {self.root}", hint="pull or train it again") from error
+            raise StackError(
+                f"blob {digest[:19]} is missing from {self.root}", hint="pull or train it again"
+            ) from error
         if str(Digest.of_bytes(content)) != digest:
             raise StackError(f"blob {digest[:19]} in {self.root} is damaged", hint="restore it from a backup")
         return content
@@ -118,7 +120,9 @@ class Store:
         try:
             return Index.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise StackError(f"{path}: missing or damaged", hint="restore it from a backup; blobs are intact") from error
+            raise StackError(
+                f"{path}: missing or damaged", hint="restore it from a backup; blobs are intact"
+            ) from error
 
     def write_index(self, index: Index) -> None:
         """Replace the index. Call under ``lock``."""
@@ -180,4 +184,6 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise MachineError(f"{path}: cannot be written: {error.strerror}", hint="check free disk and permissions") from error
+        raise MachineError(
+            f"{path}: cannot be written: {error.strerror}", hint="check free disk and permissions"
+        ) from error

@@ -20,9 +20,7 @@ from lamina.train.state import TrainState
 __all__ = ["mean_loss", "train_steps"]
 
 
-def train_steps(
-    base: LoadedBase, state: TrainState, rows: Sequence[TokenRow], recipe: Recipe
-) -> Iterator[StepRecord]:
+def train_steps(base: LoadedBase, state: TrainState, rows: Sequence[TokenRow], recipe: Recipe) -> Iterator[StepRecord]:
     """Train ``state`` on ``rows`` over whatever layers are attached to ``base``, one record per optimiser step.
 
     The loss of a step is the mean over all its trained tokens, however it is cut into packs (law 5). The loop starts

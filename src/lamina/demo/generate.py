@@ -1,0 +1,148 @@
+"""The seeded generator of the demo's data sets: ``python -m lamina.demo.generate OUT_DIR`` writes them again.
+
+Only ``random()`` is drawn from the generator, whose sequence Python keeps stable, so the bytes are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import string
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lamina.demo.alarm import ALARM_SIGNATURE, FORMS, TEST_PHRASINGS, TRAIN_PHRASINGS
+from lamina.demo.facts import FACTS, GUIDE
+from lamina.demo.general import ITEMS
+from lamina.demo.tools import TOOLS, UNSEEN_TOOLS, VALUES, Tool
+
+__all__ = ["as_jsonl", "generate"]
+
+Row = dict[str, Any]
+T = TypeVar("T")
+
+_HELDOUT_PHRASINGS = 3
+_TRAIN_ROWS = 608
+_SEEN_TEST_ROWS = 120
+_UNSEEN_TEST_ROWS = 80
+_LATE_TRAIN_ROWS = 72
+_LATE_TEST_ROWS = 40
+_ALARM_HOURS = range(5, 23)
+
+
+def generate(seed: int = 2023) -> dict[str, list[Row]]:
+    """Return every data set of the demo by file name."""
+    draw = random.Random(seed)
+    taken: set[str] = set()
+    return {
+        "tools_train.jsonl": _tool_rows(draw, TOOLS, _TRAIN_ROWS, taken, heldout=False),
+        "tools_test.jsonl": [
+            *_tool_rows(draw, TOOLS, _SEEN_TEST_ROWS, taken, heldout=True),
+            *_tool_rows(draw, UNSEEN_TOOLS, _UNSEEN_TEST_ROWS, taken, heldout=True),
+        ],
+        **_alarm_rows(draw),
+        **_fact_rows(draw),
+        "general.jsonl": _general_rows(draw),
+    }
+
+
+def as_jsonl(rows: Sequence[Row]) -> str:
+    """Return rows as JSON lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _tool_rows(draw: random.Random, tools: Sequence[Tool], count: int, taken: set[str], *, heldout: bool) -> list[Row]:
+    rows: list[Row] = []
+    while len(rows) < count:
+        tool = tools[len(rows) % len(tools)]
+        seen = tool.phrasings[:-_HELDOUT_PHRASINGS]
+        phrasing = _pick(draw, tool.phrasings[-_HELDOUT_PHRASINGS:] if heldout else seen)
+        arguments = {slot: _value(draw, slot, heldout=heldout) for slot in _slots(phrasing)}
+        sentence = phrasing.format(**arguments)
+        sentence = sentence[0].upper() + sentence[1:]
+        if sentence in taken:
+            continue
+        taken.add(sentence)
+        ordered = {name: arguments[name] for name in tool.parameters}
+        offered = [tool.signature, _pick(draw, [other for other in tools if other is not tool]).signature]
+        rows.append(_row("\n".join(_shuffled(draw, offered)), sentence, _call(tool.name, ordered)))
+    return rows
+
+
+def _alarm_rows(draw: random.Random) -> dict[str, list[Row]]:
+    # A third of the (hour, form) pairs is kept for the test; every hour and every form is trained.
+    pairs = [(hour, form) for hour in _ALARM_HOURS for form in range(len(FORMS))]
+    test = [(hour, form) for hour, form in pairs if (hour + form) % 3 == 0]
+    train = [pair for pair in pairs if pair not in test]
+
+    def rows(pairs: list[tuple[int, int]], phrasings: Sequence[str], count: int) -> list[Row]:
+        every = _shuffled(draw, [(pair, phrasing) for pair in pairs for phrasing in phrasings])
+        made = []
+        for (hour, form), phrasing in every[:count]:
+            spoken, time = FORMS[form](hour)
+            offered = [ALARM_SIGNATURE, _pick(draw, TOOLS).signature]
+            sentence = phrasing.format(time=spoken)
+            made.append(_row("\n".join(_shuffled(draw, offered)), sentence, _call("set_alarm", {"time": time})))
+        return made
+
+    return {
+        "tools_late_train.jsonl": rows(train, TRAIN_PHRASINGS, _LATE_TRAIN_ROWS),
+        "tools_late_test.jsonl": rows(test, TEST_PHRASINGS, _LATE_TEST_ROWS),
+    }
+
+
+def _fact_rows(draw: random.Random) -> dict[str, list[Row]]:
+    train = [_row(GUIDE, question, answer) for answer, questions in FACTS for question in questions[:-2]]
+    test = [_row(GUIDE, question, answer) for answer, questions in FACTS for question in questions[-2:]]
+    return {"facts_train.jsonl": _shuffled(draw, train), "facts_test.jsonl": _shuffled(draw, test)}
+
+
+def _general_rows(draw: random.Random) -> list[Row]:
+    rows = []
+    for number, (question, (right, *wrong)) in enumerate(ITEMS):
+        gold = number % 4
+        choices = _shuffled(draw, wrong)
+        choices.insert(gold, right)
+        rows.append({"query": question, "choices": choices, "gold": gold})
+    return rows
+
+
+def _row(system: str, user: str, assistant: str) -> Row:
+    turns = (("system", system), ("user", user), ("assistant", assistant))
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+def _call(name: str, arguments: dict[str, str | int]) -> str:
+    return json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+
+
+def _slots(phrasing: str) -> list[str]:
+    return [slot for _, slot, _, _ in string.Formatter().parse(phrasing) if slot]
+
+
+def _value(draw: random.Random, slot: str, *, heldout: bool) -> str | int:
+    values = VALUES[slot]
+    kept = len(values) * 3 // 4
+    # Half of the test's values are new, half are known in a new sentence.
+    return _pick(draw, values[kept:] if heldout and draw.random() < 0.5 else values[:kept])
+
+
+def _pick(draw: random.Random, options: Sequence[T]) -> T:
+    return options[int(draw.random() * len(options))]
+
+
+def _shuffled(draw: random.Random, items: Sequence[T]) -> list[T]:
+    return [item for _, item in sorted(((draw.random(), item) for item in items), key=lambda pair: pair[0])]
+
+
+def main(folder: Path) -> None:
+    """Write every data set into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in generate().items():
+        (folder / name).write_text(as_jsonl(rows), "utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

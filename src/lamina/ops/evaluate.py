@@ -1,0 +1,98 @@
+"""``lamina eval``: stacks x suites, each pair scored once and remembered by digest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from lamina.data.identity import from_record
+from lamina.errors import UsageError
+from lamina.evaluate.run import run_suite
+from lamina.evaluate.suites import Suite, load_suite, suite_of_rows
+from lamina.ops.project import Project
+from lamina.records import Matrix, Score
+from lamina.refs import Digest
+from lamina.stack.layers import read_layer, stack_digest
+from lamina.stack.manifest import StackConfig
+from lamina.stack.store import write_atomically
+
+__all__ = ["evaluate", "find_suites", "own_and_guards", "prefixes", "score_stack"]
+
+
+def evaluate(project: Project, stacks: Sequence[tuple[str, StackConfig]], suites: Sequence[str] = ()) -> Matrix:
+    """Return the scores of every stack on every suite (all of the project's when none is named).
+
+    Raises:
+        UsageError: if a suite is unknown, or the project has none.
+        DataError: if a suite's file is wrong.
+    """
+    every = find_suites(project)
+    chosen = tuple(suites) or tuple(every)
+    unknown = [name for name in chosen if name not in every]
+    if unknown or not chosen:
+        what = f"unknown suite '{unknown[0]}'" if unknown else "no suites yet"
+        hint = f"known: {', '.join(every)}" if every else "train a layer, or add [suites.NAME] to lamina.toml"
+        raise UsageError(what, hint=hint)
+    rows = [tuple(_score(project, stack, every[name], label) for name in chosen) for label, stack in stacks]
+    return Matrix(tuple(label for label, _ in stacks), chosen, tuple(rows))
+
+
+def find_suites(project: Project) -> dict[str, Suite]:
+    """Return the suites of ``lamina.toml``, then one of held-out rows for each layer in ``main`` that has no suite.
+
+    Held-out rows are scored by likelihood, so that every layer can be measured without writing a suite.
+    """
+    suites = {name: load_suite(name, settings) for name, settings in project.settings.suites.items()}
+    for entry in project.stack().layers:
+        layer = read_layer(project.store, entry.layer)
+        if entry.name.split(".")[0] not in suites and layer.heldout is not None:
+            lines = project.store.read_bytes(layer.heldout).splitlines()
+            rows = [from_record(json.loads(line)) for line in lines]
+            suites[entry.name] = suite_of_rows(entry.name, rows, "likelihood")
+    return suites
+
+
+def prefixes(stack: StackConfig) -> list[tuple[str, StackConfig]]:
+    """Return the stack's prefixes from the bare base upwards, each with a name for people."""
+    labels = ["base", *(f"+{entry.name}" for entry in stack.layers)]
+    return [(label, stack.model_copy(update={"layers": stack.layers[:height]})) for height, label in enumerate(labels)]
+
+
+def score_stack(project: Project, stack: StackConfig, suite: str) -> Score:
+    """Return one stack's score on one suite of ``lamina.toml``."""
+    loaded = load_suite(suite, project.settings.suites[suite])
+    return _score(project, stack, loaded, prefixes(stack)[-1][0])
+
+
+def own_and_guards(project: Project, skill: str, guards: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the suites that a layer should improve and those it must not harm.
+
+    Raises:
+        UsageError: if a named guard is no suite.
+    """
+    known = project.settings.suites
+    unknown = [name for name in guards if name not in known]
+    if unknown:
+        hint = f"known: {', '.join(known)}" if known else "add [suites.NAME] to lamina.toml"
+        raise UsageError(f"--guard {unknown[0]}: no such suite", hint=hint)
+    marked = [name for name, suite in known.items() if suite.guard]
+    own = [skill] if skill in known else []
+    return own, [name for name in dict.fromkeys([*marked, *guards]) if name not in own]
+
+
+def _score(project: Project, stack: StackConfig, suite: Suite, label: str) -> Score:
+    base = project.base.pin.digest
+    key = Digest.of_bytes(f"{base}\n{stack_digest(stack)}\n{suite.digest}".encode()).hex
+    path = project.store.root / "results" / f"{key}.json"
+    if path.exists():
+        stored = json.loads(path.read_text("utf-8"))
+        return Score(
+            **stored | {"suite": suite.name, "values": tuple(stored["values"]), "answers": tuple(stored["answers"])}
+        )
+    loaded = project.activate(stack)
+    with project.progress.stage(f"{label} on {suite.name}", total=len(suite.items), unit="items") as tick:
+        score = run_suite(loaded, suite, tick)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, json.dumps(dataclasses.asdict(score)).encode())
+    return score
