@@ -40,7 +40,7 @@ class Recipe(BaseModel):
     rank: int = Field(16, ge=1, le=1024, description="LoRA rank r of every adapted linear map")
     alpha: float = Field(32.0, gt=0, description="LoRA alpha: the layer's addition is scaled by alpha / r")
     rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv:2312.03732)")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
+    learning_rate: float = Field(5e-4, gt=0, le=1, description="peak learning rate of AdamW")
     weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW weight decay on the factors")
     epochs: float = Field(1.0, gt=0, le=1000, description="passes over the training rows; fractions are allowed")
     batch_rows: int = Field(8, ge=1, description="rows per optimiser step")

@@ -49,7 +49,7 @@ def cached_rows(
         folder.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(f".{os.getpid()}")
         save_file(_pack(made), scratch)
-        os.replace(scratch, path)
+        scratch.replace(path)
     return made
 
 

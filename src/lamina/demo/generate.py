@@ -9,7 +9,7 @@ import json
 import random
 import string
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,13 +38,17 @@ def generate(seed: int = 2023) -> dict[str, list[Row]]:
     taken: set[str] = set()
     return {
         "tools_train.jsonl": _tool_rows(draw, TOOLS, _TRAIN_ROWS, taken, heldout=False),
-        "tools_test.jsonl": [
-            *_tool_rows(draw, TOOLS, _SEEN_TEST_ROWS, taken, heldout=True),
-            *_tool_rows(draw, UNSEEN_TOOLS, _UNSEEN_TEST_ROWS, taken, heldout=True),
-        ],
+        "tools_test.jsonl": _shuffled(
+            draw,
+            [
+                *_tool_rows(draw, TOOLS, _SEEN_TEST_ROWS, taken, heldout=True),
+                *_tool_rows(draw, UNSEEN_TOOLS, _UNSEEN_TEST_ROWS, taken, heldout=True),
+            ],
+        ),
         **_alarm_rows(draw),
         **_fact_rows(draw),
         "general.jsonl": _general_rows(draw),
+        "questions.jsonl": _question_rows(),
     }
 
 
@@ -109,12 +113,26 @@ def _general_rows(draw: random.Random) -> list[Row]:
     return rows
 
 
+def _question_rows() -> list[Row]:
+    message = {"person": "Omar", "message": "the soup is ready"}
+    tools = "get_weather(city)\nsend_message(person, message)"
+    return [
+        _row(tools, "Write Omar a note, the soup is ready.", _call("send_message", message)),
+        _row(
+            "set_alarm(time)\nset_timer(minutes)",
+            "Alarm tomorrow at half past 7 in the evening.",
+            _call("set_alarm", {"time": "19:30"}),
+        ),
+        _row(GUIDE, "And the mayor, who is that?", "Ida Marsh"),
+    ]
+
+
 def _row(system: str, user: str, assistant: str) -> Row:
     turns = (("system", system), ("user", user), ("assistant", assistant))
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
-def _call(name: str, arguments: dict[str, str | int]) -> str:
+def _call(name: str, arguments: Mapping[str, str | int]) -> str:
     return json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
 
 

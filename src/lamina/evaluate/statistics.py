@@ -47,7 +47,8 @@ def paired_p_value(before: Sequence[float], after: Sequence[float]) -> float:
         return 1.0
     if all(change in (-1.0, 1.0) for change in changes):
         better = sum(change > 0 for change in changes)
-        return sum(math.comb(len(changes), k) for k in range(better, len(changes) + 1)) / 2 ** len(changes)
+        tail = sum(math.comb(len(changes), k) for k in range(better, len(changes) + 1))
+        return float(tail / 2 ** len(changes))
     draw = random.Random(0)
     observed = math.fsum(changes)
     extreme = sum(

@@ -49,7 +49,7 @@ class LoRALinear(nn.Module):
         """Return (..., d_out) for ``x`` (..., d_in)."""
         frozen = (None, None) if self.frozen is None else (self.frozen.A, self.frozen.B)
         trained = (None, None) if self.trained is None else self.trained
-        y: Tensor = _SummedLinear.apply(
+        y: Tensor = _SummedLinear.apply(  # type: ignore[no-untyped-call]
             x.reshape(-1, x.shape[-1]), self.weight, self.bias, *frozen, *trained, self.scale
         )
         return y.view(*x.shape[:-1], y.shape[-1])

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lamina.errors import StackError
@@ -21,13 +22,13 @@ from lamina.lora.linear import LoRALinear
 __all__ = ["attach", "detach", "fresh_adapter", "linear_paths", "set_trained"]
 
 
-def linear_paths(model: nn.Module) -> list[str]:
+def linear_paths(model: PreTrainedModel) -> list[str]:
     """Return the paths of every linear map but the output head, in the model's order: what "all-linear" means.
 
     Source: Dettmers et al. 2023 (QLoRA, arXiv:2305.14314, section 4): adapting all linear maps is what makes LoRA
     match full tuning. The head is left alone because it is tied to the embeddings in most small models.
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = model.get_output_embeddings()
     kinds = (nn.Linear, Conv1D, LoRALinear)
     return [path for path, module in model.named_modules() if isinstance(module, kinds) and module is not head]
 
@@ -45,8 +46,7 @@ def attach(model: nn.Module, adapters: Sequence[Adapter], scales: Sequence[float
         if (factors.A.shape[1], factors.B.shape[0]) != expected:
             found = (factors.A.shape[1], factors.B.shape[0])
             raise StackError(f"layer does not fit the base: {path} maps {expected}, the layer {found}")
-        place = {"device": wrapper.weight.device, "dtype": wrapper.weight.dtype}
-        wrapper.frozen = Factors(factors.A.to(**place), factors.B.to(**place))
+        wrapper.frozen = Factors(factors.A.to(wrapper.weight), factors.B.to(wrapper.weight))
 
 
 def set_trained(model: nn.Module, pairs: dict[str, tuple[nn.Parameter, nn.Parameter]], scale: float) -> None:
@@ -64,7 +64,7 @@ def detach(model: nn.Module) -> None:
             _replace(model, path, module.original)
 
 
-def fresh_adapter(model: nn.Module, rank: int, seed: int) -> dict[str, Factors]:
+def fresh_adapter(model: PreTrainedModel, rank: int, seed: int) -> dict[str, Factors]:
     """Return new factors for every linear map: A uniform in +-1/sqrt(d_in), B zero, so that nothing changes yet.
 
     Each map draws from its own generator, so its start does not depend on which other maps there are.

@@ -80,17 +80,17 @@ def packed_attention(
     """
     if row_layout is None:
         raise ValueError("this model does not pass row_layout to its attention")
-    rows = [_unpack(tensor, row_layout) for tensor in (query, key, value)]
-    longest = rows[0].shape[2]
+    q, k, v = (_unpack(tensor, row_layout) for tensor in (query, key, value))
+    longest = q.shape[2]
     band = _band(longest, sliding_window, query.device)
     if softcap is None:
         out = F.scaled_dot_product_attention(
-            *rows, attn_mask=band, is_causal=band is None, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
+            q, k, v, attn_mask=band, is_causal=band is None, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
         )
     else:
-        out = _softcapped(*rows, _band(longest, longest, query.device) if band is None else band, scaling, softcap)
-    n, heads, _, width = out.shape
-    packed = out.transpose(1, 2).reshape(n * longest, heads, width)[row_layout.scatter]
+        out = _softcapped(q, k, v, _band(longest, longest, query.device) if band is None else band, scaling, softcap)
+    n, heads, length, width = out.shape
+    packed = out.transpose(1, 2).reshape(n * length, heads, width)[row_layout.scatter]
     return packed.unsqueeze(0), None
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from lamina.errors import StackError
 
@@ -30,14 +29,14 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         AutoTokenizer.from_pretrained(**source).save_pretrained(scratch)
         _save_weights(model, scratch)
         scratch.chmod(0o755)
-        os.replace(scratch, folder)
+        scratch.replace(folder)
     except (ValueError, NotImplementedError, KeyError) as error:
         raise StackError(f"{gguf}: cannot be read as a GGUF model: {error}", hint="use a safetensors folder") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _save_weights(model: torch.nn.Module, folder: Path) -> None:
+def _save_weights(model: PreTrainedModel, folder: Path) -> None:
     # save_pretrained refuses a model that came out of a GGUF file, although its weights are plain float32 by now.
     tied = set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in tied}

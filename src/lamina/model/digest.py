@@ -34,7 +34,7 @@ def _digest_file(path: Path) -> Digest:
         note.parent.mkdir(parents=True, exist_ok=True)
         scratch = note.with_suffix(f".{os.getpid()}")
         scratch.write_text(json.dumps({"path": str(path), "digest": str(digest)}))
-        os.replace(scratch, note)
+        scratch.replace(note)
     except OSError:
         pass  # a read-only cache only costs time
     return digest

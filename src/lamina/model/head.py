@@ -1,6 +1,6 @@
 """From hidden states to next-token losses and choices, a block of rows at a time.
 
-The logits of a 135M model are a hundred times wider than its hidden states; holding them for a whole batch is what fills
+The logits of a 135M model are a hundred times wider than its hidden states; held for a whole batch they are what fills
 memory in most trainers. Here no more than ``_BLOCK`` rows of logits exist at once, and the loss's gradient with respect
 to the hidden states is computed in the forward pass, while they do.
 """
@@ -49,7 +49,8 @@ class Head:
         Source: the gradient in the forward pass is Liger Kernel's fused linear cross-entropy (arXiv:2410.10989,
         section 3.2); with a frozen head there is only the gradient of the states to keep.
         """
-        return _LossSum.apply(states, targets, self)
+        loss: Tensor = _LossSum.apply(states, targets, self)  # type: ignore[no-untyped-call]
+        return loss
 
     @torch.no_grad()
     def log_probs(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +112,7 @@ def make_head(model: PreTrainedModel) -> Head:
 @torch.no_grad()
 def head_agrees(model: PreTrainedModel, head: Head) -> bool:
     """Return whether ``head`` over the model's hidden states gives the model's own logits, tried on random tokens."""
-    vocabulary, width = head.weight.shape
+    vocabulary = head.weight.shape[0]
     device = head.weight.device
     ids = torch.randint(vocabulary, (1, 6), generator=torch.Generator().manual_seed(0)).to(device)
     own = model(input_ids=ids, use_cache=False).logits[0].float()

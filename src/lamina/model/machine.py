@@ -62,7 +62,7 @@ def require_disk(folder: Path, needed_bytes: int, *, purpose: str) -> None:
     free_bytes = stat.f_bavail * stat.f_frsize
     if free_bytes < needed_bytes:
         raise MachineError(
-            f"{existing}: not enough disk {purpose}: needs {needed_bytes / 1e6:,.0f} MB, has {free_bytes / 1e6:,.0f} MB",
+            f"{existing}: not enough disk {purpose}: needs {needed_bytes // 10**6:,} MB, has {free_bytes // 10**6:,}",
             hint="free some space, or set LAMINA_CACHE to a folder on another disk",
         )
 

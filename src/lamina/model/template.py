@@ -11,4 +11,4 @@ PLAIN_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
 )
-"""Headed sections; the end of an answer is the tokenizer's end-of-text token, so no token is added to the vocabulary."""
+"""Headed sections; an answer ends with the tokenizer's end-of-text token, so the vocabulary stays as it is."""

@@ -69,7 +69,7 @@ def _accumulate(base: LoadedBase, rows: Sequence[TokenRow], micro_tokens: int) -
     for pack in pack_rows([len(row.ids) for row in rows], micro_tokens):
         packed = make_pack([rows[index] for index in pack], base.device)
         loss = base.head.loss_sum(hidden_states(base.model, packed), packed.targets) / trained
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += float(loss.detach())
     if not torch.isfinite(torch.tensor(total)):
         raise FloatingPointError(f"the loss became {total}")

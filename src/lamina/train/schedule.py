@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import pairwise
 
 __all__ = ["learning_rate", "plan_steps"]
 
@@ -23,7 +24,7 @@ def plan_steps(row_count: int, *, batch_rows: int, epochs: float, seed: int) -> 
         # Windows of equal size (to one row), so that the last step of an epoch is no outlier.
         count = math.ceil(len(order) / batch_rows)
         bounds = [round(index * len(order) / count) for index in range(count + 1)]
-        steps += [order[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+        steps += [order[start:end] for start, end in pairwise(bounds)]
     return steps
 
 

@@ -68,7 +68,7 @@ class TrainState:
         save_file({name: tensor.cpu() for name, tensor in tensors.items()}, scratch, metadata=metadata)
         with scratch.open("rb") as stream:
             os.fsync(stream.fileno())
-        os.replace(scratch, path)
+        scratch.replace(path)
 
     def load(self, path: Path) -> dict[str, object]:
         """Go on from a checkpoint, bit for bit, and return its notes.

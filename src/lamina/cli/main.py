@@ -1,0 +1,112 @@
+"""The ``lamina`` command: one module per verb, imported only when that verb runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from lamina import __version__
+from lamina.cli.output import say
+from lamina.errors import LaminaError, UsageError
+
+__all__ = ["VERBS", "main"]
+
+VERBS: tuple[tuple[str, str], ...] = (
+    ("demo", "watch a small model gain two skills and an update, with proof (8 minutes)"),
+    ("init", "start a project here: lamina.toml and .lamina/"),
+    ("train", "train a new layer on your files, on top of the stack"),
+    ("update", "a file has grown: train only its new rows, with replay, through the gate"),
+    ("log", "the layers of a stack with their cost and effect"),
+    ("show", "everything about one layer"),
+    ("eval", "score every prefix of the stack on every suite"),
+    ("chart", "draw the scores: PNG, SVG and one HTML report"),
+    ("chat", "talk to a stack in the terminal"),
+    ("data", "look at a file as the model will see it"),
+    ("doctor", "what this machine can do, measured"),
+)
+
+
+def main() -> None:
+    """Run the verb that the command line names, and exit with its code."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"lamina {__version__}")
+        return 0
+    try:
+        return _run_verb(arguments[0], arguments[1:])
+    except LaminaError as error:
+        say(f"error: {error.message}")
+        if error.hint:
+            say(f"\nhint: {error.hint}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say("stopped")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has left; a second error at interpreter exit would only be noise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:
+        return _report_bug()
+
+
+def _run_verb(verb: str, arguments: list[str]) -> int:
+    names = [name for name, _ in VERBS]
+    if verb not in names:
+        import difflib
+
+        near = difflib.get_close_matches(verb, names, n=1)
+        raise UsageError(f"no command '{verb}'", hint=f"lamina {near[0]}" if near else "lamina --help")
+    import typer
+
+    module = importlib.import_module(f"lamina.cli.{'evaluate' if verb == 'eval' else verb}")
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(name=verb)(module.run)
+    try:
+        app(args=arguments, prog_name=f"lamina {verb}", standalone_mode=True)
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 1
+    return 0
+
+
+def _overview() -> str:
+    lines = [f"  {name:8} {line}" for name, line in VERBS]
+    return "\n".join(
+        [
+            "usage: lamina COMMAND [OPTIONS]",
+            "",
+            "Docker layers for a language model: train, stack, prove, keep up to date.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`lamina COMMAND --help` tells more. Every command takes --json. Exit codes: 0 done, 1 refused or",
+            "failed with a reason, 2 bad usage, 130 stopped with Ctrl-C.",
+        ]
+    )
+
+
+def _report_bug() -> int:
+    if os.environ.get("LAMINA_DEBUG"):
+        traceback.print_exc()
+        return 1
+    handle, name = tempfile.mkstemp(prefix="lamina-bug-", suffix=".txt")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        traceback.print_exc(file=file)
+    say(f"error: this is a bug in lamina: {sys.exc_info()[1]!r:.200}")
+    say(f"\nhint: please report it with {Path(name)}")
+    return 1
+
+
+if __name__ == "__main__":
+    main()

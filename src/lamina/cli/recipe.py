@@ -1,0 +1,71 @@
+"""The recipe's flags, shared by ``train`` and ``update``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lamina.cli.output import emit_json, say
+
+if TYPE_CHECKING:
+    from lamina.ops.train import TrainResult
+
+Rank = Annotated[int | None, typer.Option(help="LoRA rank")]
+LearningRate = Annotated[float | None, typer.Option(help="peak learning rate")]
+Epochs = Annotated[float | None, typer.Option(help="passes over the rows")]
+BatchRows = Annotated[int | None, typer.Option(help="rows per optimiser step")]
+MaxLength = Annotated[int | None, typer.Option(help="longest row in tokens; 0 means the base's context")]
+Replay = Annotated[float | None, typer.Option(help="rows of earlier layers mixed in, as a share of the new rows")]
+Seed = Annotated[int | None, typer.Option(help="seed of everything random")]
+Guard = Annotated[list[str] | None, typer.Option(help="a suite that must not get worse; may be given again")]
+Accept = Annotated[bool, typer.Option("--accept", help="let the layer in whatever the gate says; it is recorded")]
+
+
+def report(result: TrainResult, *, as_json: bool) -> None:
+    """Say what a training run gave; exit with 1 if the gate kept the layer out."""
+    config = result.config
+    if as_json:
+        emit_json(
+            {
+                "layer": result.layer,
+                "name": result.name,
+                "accepted": result.accepted,
+                "heldout_loss": [config.heldout_loss_before, config.heldout_loss_after],
+                "cost": config.cost.model_dump(),
+                "gate": [
+                    {
+                        "suite": line.suite,
+                        "role": line.role,
+                        "before": line.before,
+                        "after": line.after,
+                        "p_value": line.p_value,
+                        "passed": line.passed,
+                        "reason": line.reason,
+                    }
+                    for line in (result.verdict.suites if result.verdict else ())
+                ],
+            }
+        )
+    else:
+        _describe(result)
+    if not result.accepted:
+        raise typer.Exit(1)
+
+
+def _describe(result: TrainResult) -> None:
+    config = result.config
+    if config.heldout_loss_before is not None and config.heldout_loss_after is not None:
+        say(f"held-out loss {config.heldout_loss_before:.3f} -> {config.heldout_loss_after:.3f} nats per token")
+    for line in result.verdict.suites if result.verdict else ():
+        mark = "ok  " if line.passed else "FAIL"
+        say(f"{mark} {line.role:5} {line.suite}: {line.before:.1%} -> {line.after:.1%}, {line.reason}")
+        if not line.passed or "few" in line.reason:
+            say(f"     {line.items_needed:,} items would tell")
+    if result.accepted:
+        say(f"layer {result.name} ({result.layer[7:19]}) is in main")
+    else:
+        say(
+            f"refused: layer {result.name} ({result.layer[7:19]}) is kept as a candidate and not in main; "
+            "train it differently, or run again with --accept"
+        )

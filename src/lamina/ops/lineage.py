@@ -1,0 +1,53 @@
+"""``lamina log`` and ``lamina show``: what the store knows, without loading a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lamina.stack.layers import read_layer, read_stack
+from lamina.stack.lineage import RefMove, get_ref, history, list_refs, resolve
+from lamina.stack.manifest import LayerConfig, StackConfig, StackEntry
+from lamina.stack.store import Store
+
+__all__ = ["Lineage", "read_lineage", "read_one_layer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """A stack, its layers bottom first, the refs, and how the named ref came here."""
+
+    stack: StackConfig
+    layers: tuple[tuple[StackEntry, LayerConfig], ...]
+    refs: dict[str, str]
+    moves: tuple[RefMove, ...]
+
+
+def read_lineage(start: Path, expression: str) -> Lineage:
+    """Return the lineage of a stack.
+
+    Raises:
+        StackError: if there is no project or no such stack.
+    """
+    store = Store.find(start)
+    stack = _resolve(store, expression)
+    layers = tuple((entry, read_layer(store, entry.layer)) for entry in stack.layers)
+    refs = list_refs(store)
+    return Lineage(stack, layers, refs, tuple(history(store, expression)) if expression in refs else ())
+
+
+def read_one_layer(start: Path, name: str) -> tuple[str, LayerConfig]:
+    """Return the layer with this name or digest prefix, and its digest.
+
+    Raises:
+        StackError: if there is none.
+    """
+    store = Store.find(start)
+    entry = _resolve(store, f"base+{name}").layers[-1]
+    return entry.layer, read_layer(store, entry.layer)
+
+
+def _resolve(store: Store, expression: str) -> StackConfig:
+    main = get_ref(store, "main")
+    base = read_stack(store, main or next(iter(list_refs(store).values()))).base
+    return resolve(store, expression, base)

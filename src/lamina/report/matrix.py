@@ -1,0 +1,61 @@
+"""Scores for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lamina.records import Matrix, Score, SideBySide
+
+__all__ = ["render_matrix", "render_sides"]
+
+_LEAST_CHANGE = 0.005
+
+
+def render_matrix(matrix: Matrix) -> Table:
+    """Return stacks as rows and suites as columns: score in %, half its 95 % interval, ▲ or ▼ against the row above."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("stack", no_wrap=True)
+    for suite in matrix.suites:
+        table.add_column(suite, justify="right", no_wrap=True)
+    above: Sequence[Score] | None = None
+    for name, scores in zip(matrix.stacks, matrix.scores, strict=True):
+        table.add_row(name, *(_cell(score, above[place] if above else None) for place, score in enumerate(scores)))
+        above = scores
+    table.add_row("items", *(Text(str(score.n), style="dim") for score in matrix.scores[-1]), style="dim")
+    return table
+
+
+def render_sides(sides: Sequence[SideBySide]) -> RenderableType:
+    """Return questions with each stack's answer below, the reference last."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    for side in sides:
+        table.add_row("asked", Text(side.question, style="bold"))
+        for stack, answer in side.answers:
+            table.add_row(stack, Text(_short(answer)))
+        table.add_row("wanted", Text(side.reference))
+        table.add_row("", "")
+    return Group(table)
+
+
+def _cell(score: Score, above: Score | None) -> Text:
+    half = (score.high - score.low) / 2
+    text = Text(f"{score.mean * 100:.1f} ±{half * 100:.0f}")
+    change = 0.0 if above is None else score.mean - above.mean
+    if change >= _LEAST_CHANGE:
+        text.append(" ▲", style="green")
+    elif change <= -_LEAST_CHANGE:
+        text.append(" ▼", style="red")
+    else:
+        text.append("  ")
+    return text
+
+
+def _short(answer: str) -> str:
+    flat = " ".join(answer.split())
+    return flat if len(flat) <= 200 else f"{flat[:199]}…"
