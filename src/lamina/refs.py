@@ -87,7 +87,8 @@ class LayerTerm:
     scale: float = 1.0
 
     def __str__(self) -> str:
-        return self.layer if self.scale == 1.0 else f"{self.layer}:{self.scale:g}"
+        # repr loses no digit, and a positive exponent must not print the '+' that separates terms.
+        return self.layer if self.scale == 1.0 else f"{self.layer}:{self.scale!r}".replace("e+", "e")
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,9 +100,7 @@ def load_base(base: Base, *, dtype: torch.dtype | None = None) -> LoadedBase:
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.folder)
-        model = AutoModelForCausalLM.from_pretrained(
-            base.folder, dtype=wanted, attn_implementation="sdpa", use_safetensors=True
-        )
+        model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=wanted, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise StackError(f"{base.folder}: transformers cannot load it: {reason}", hint="try another --base") from error

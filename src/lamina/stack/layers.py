@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -24,6 +25,7 @@ __all__ = [
     "add_layer",
     "check_parents",
     "drop_layer",
+    "has_prefix",
     "list_layers",
     "list_stacks",
     "read_layer",
@@ -33,6 +35,8 @@ __all__ = [
     "write_stack",
 ]
 
+_SHORTEST_PREFIX = 4
+_WHAT = {LAYER_TYPE: "layer", STACK_TYPE: "stack"}
 _Config = TypeVar("_Config", LayerConfig, StackConfig)
 
 
@@ -63,7 +67,7 @@ def read_layer(store: Store, digest: str) -> LayerConfig:
     Raises:
         StackError: if it is missing, damaged, or of a newer format.
     """
-    return _read(store, digest, LayerConfig, "layer")
+    return _read(store, digest, LayerConfig, LAYER_TYPE)
 
 
 def read_stack(store: Store, digest: str) -> StackConfig:
@@ -72,7 +76,7 @@ def read_stack(store: Store, digest: str) -> StackConfig:
     Raises:
         StackError: if it is missing, damaged, or of a newer format.
     """
-    return _read(store, digest, StackConfig, "stack")
+    return _read(store, digest, StackConfig, STACK_TYPE)
 
 
 def list_layers(store: Store) -> list[tuple[str, LayerConfig]]:
@@ -86,8 +90,9 @@ def list_layers(store: Store) -> list[tuple[str, LayerConfig]]:
 
 
 def list_stacks(store: Store) -> list[str]:
-    """Return the digest of every stack in the store."""
-    return [item.digest for item in store.read_index().manifests if item.artifactType == STACK_TYPE]
+    """Return the digest of every stack in the store, each once however many refs hold it."""
+    items = store.read_index().manifests
+    return list(dict.fromkeys(item.digest for item in items if item.artifactType == STACK_TYPE))
 
 
 def stack_digest(config: StackConfig) -> str:
@@ -97,18 +102,30 @@ def stack_digest(config: StackConfig) -> str:
 
 
 def add_layer(store: Store, stack: StackConfig, layer: str, scale: float = 1.0) -> StackConfig:
-    """Return ``stack`` with ``layer`` (a digest) on top."""
+    """Return ``stack`` with ``layer`` (a digest) on top.
+
+    Raises:
+        StackError: if the layer is missing or damaged, or ``scale`` is not a finite number.
+    """
+    if not math.isfinite(scale):
+        raise StackError(f"scale {scale} of layer {layer[7:19]} is not a finite number", hint="for example: 0.5")
     entry = StackEntry(layer=layer, name=read_layer(store, layer).name, scale=scale)
     return stack.model_copy(update={"layers": (*stack.layers, entry)})
 
 
 def drop_layer(stack: StackConfig, name: str) -> StackConfig:
-    """Return ``stack`` without the topmost layer called ``name`` (or whose digest is ``name``).
+    """Return ``stack`` without the topmost layer called ``name``, or whose digest starts with ``name``.
 
     Raises:
-        StackError: if it has none.
+        StackError: if it has none, or the digits fit several layers.
     """
-    places = [index for index, entry in enumerate(stack.layers) if name in (entry.name, entry.layer)]
+    places = [index for index, entry in enumerate(stack.layers) if entry.name == name]
+    if not places:
+        places = [index for index, entry in enumerate(stack.layers) if has_prefix(entry.layer, name)]
+        if len(fits := {stack.layers[index].layer for index in places}) > 1:
+            raise StackError(
+                f"'{name}' is short for {len(fits)} layers", hint=f"type more digits of {' or '.join(sorted(fits))}"
+            )
     if not places:
         raise StackError(
             f"no layer '{name}' in this stack", hint=f"its layers are: {', '.join(_names(stack)) or 'none'}"
@@ -117,8 +134,14 @@ def drop_layer(stack: StackConfig, name: str) -> StackConfig:
     return stack.model_copy(update={"layers": kept})
 
 
+def has_prefix(digest: str, text: str) -> bool:
+    """Return whether ``text`` (``sha256:`` optional, at least four digits) abbreviates ``digest``."""
+    prefix = text.removeprefix("sha256:")
+    return len(prefix) >= _SHORTEST_PREFIX and digest.removeprefix("sha256:").startswith(prefix)
+
+
 def check_parents(store: Store, stack: StackConfig, base: BasePin) -> None:
-    """Check that every layer stands on the base and on the parent stack that it was trained on (law 7).
+    """Check that a stack is on ``base``, and each layer on the base and parent stack it was trained on (law 7).
 
     Raises:
         StackError: naming the first layer that does not, what it expects, and what it found.
@@ -132,12 +155,20 @@ def check_parents(store: Store, stack: StackConfig, base: BasePin) -> None:
                 hint="use the base it was trained on; --force loads it anyway, and its answers may be noise",
             )
         below = stack.model_copy(update={"layers": stack.layers[:height]})
-        if layer.parent != stack_digest(below):
+        # The same base under another name or path is the same base: the layer's own pin spells its parent too.
+        as_trained = below.model_copy(update={"base": layer.base})
+        if layer.parent not in (stack_digest(below), stack_digest(as_trained)):
             raise StackError(
                 f"layer '{layer.name}' was trained on stack {layer.parent[7:19]}, below it here is "
                 f"{'+'.join(['base', *_names(below)])} ({stack_digest(below)[7:19]})",
                 hint="stack it on its own parent; --force loads it anyway: measure it with `lamina eval` before use",
             )
+    if stack.base.digest != base.digest:
+        raise StackError(
+            f"the stack is on base {stack.base.name} ({stack.base.digest[7:19]}), "
+            f"this is {base.name} ({base.digest[7:19]})",
+            hint="use the base it was made on",
+        )
 
 
 def _names(stack: StackConfig) -> list[str]:
@@ -175,9 +206,14 @@ def _write(store: Store, kind: str, content: bytes, blobs: list[Descriptor], tit
     return named.digest
 
 
-def _read(store: Store, digest: str, model: type[_Config], what: str) -> _Config:
+def _read(store: Store, digest: str, model: type[_Config], kind: str) -> _Config:
+    what = _WHAT[kind]
     try:
         manifest = Manifest.model_validate_json(store.read_bytes(digest))
+        if manifest.artifactType != kind and manifest.artifactType in _WHAT:
+            raise StackError(
+                f"{digest[7:19]} is a {_WHAT[manifest.artifactType]}, not a {what}", hint="`lamina log` lists both"
+            )
         stored = store.read_bytes(manifest.config.digest)
         return model.model_validate_json(stored)
     except ValidationError as error:
@@ -186,4 +222,6 @@ def _read(store: Store, digest: str, model: type[_Config], what: str) -> _Config
 
 
 def _is_newer(error: ValidationError) -> bool:
-    return any(item["loc"] == ("format",) and isinstance(item["input"], int) for item in error.errors())
+    return any(
+        item["loc"] == ("format",) and isinstance(item["input"], int) and item["input"] > 1 for item in error.errors()
+    )

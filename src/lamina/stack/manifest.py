@@ -9,7 +9,7 @@ Source: OCI image-spec 1.1, manifest.md and descriptor.md.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,12 +31,13 @@ __all__ = [
 LAYER_TYPE = "application/vnd.lamina.layer.config.v1+json"
 STACK_TYPE = "application/vnd.lamina.stack.config.v1+json"
 REF_KEY = "org.opencontainers.image.ref.name"
+_Finite = Annotated[float, Field(allow_inf_nan=False)]  # JSON has no NaN: it would come back as null
 _MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     def canonical(self) -> bytes:
         """Return the record as JSON in its one spelling: no spaces, fields in the order of their definition."""
@@ -83,11 +84,12 @@ class BasePin(_Record):
 
 
 class DataSource(_Record):
-    """A file that a layer was trained on."""
+    """A file that a layer was trained on. ``trained_tokens`` is None where they were not counted per file."""
 
     file: str
     digest: str
     rows: int
+    trained_tokens: int | None = None
 
 
 class Cost(_Record):
@@ -109,6 +111,7 @@ class LayerConfig(_Record):
         replay: digest of a sample of its rows, for later layers to rehearse.
         heldout: digest of the rows kept out of training.
         heldout_loss_before: nats per trained token on those rows under the parent; ``after`` under parent and layer.
+        scores: suite, then statistic, then value; an unscored suite is left out.
         forced: the gate was overridden.
     """
 
@@ -128,8 +131,9 @@ class LayerConfig(_Record):
     cost: Cost
     heldout_loss_before: float | None
     heldout_loss_after: float | None
+    scores: dict[str, dict[str, _Finite]] = Field(default_factory=dict)
     licence: str | None = None
-    machine: dict[str, str | int]
+    machine: dict[str, Any]
     versions: dict[str, str]
     created: str
     forced: bool = False
@@ -140,7 +144,7 @@ class StackEntry(_Record):
 
     layer: str
     name: str
-    scale: float = 1.0
+    scale: _Finite = 1.0
 
 
 class StackConfig(_Record):

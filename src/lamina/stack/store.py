@@ -16,6 +16,7 @@ Source: OCI image-spec 1.1, image-layout.md.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import tempfile
@@ -23,7 +24,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import ValidationError
 
@@ -35,6 +36,7 @@ __all__ = ["FOLDER", "Store", "write_atomically"]
 
 FOLDER = ".lamina"
 _LOCK_WAIT_S = 10.0
+_PIECE_BYTES = 1 << 20
 
 
 class Store:
@@ -74,40 +76,75 @@ class Store:
         raise StackError(f"{start}: not inside a lamina project", hint="run `lamina init` here first")
 
     def put_bytes(self, content: bytes, media_type: str) -> Descriptor:
-        """Keep ``content`` and return what names it."""
+        """Keep ``content`` and return what names it. A damaged copy that is here already is replaced.
+
+        Raises:
+            MachineError: if the disk is full or read-only.
+        """
         digest = Digest.of_bytes(content)
         path = self.blob_path(str(digest))
-        if not path.exists():
+        if not _is_intact(path, str(digest)):
             with _disk_errors(path):
                 write_atomically(path, content)
         return Descriptor(mediaType=media_type, digest=str(digest), size=len(content))
 
     def put_file(self, path: Path, media_type: str) -> Descriptor:
-        """Keep the content of ``path`` and return what names it."""
-        return self.put_bytes(path.read_bytes(), media_type)
+        """Keep the content of ``path``, copied in pieces, and return what names it.
 
-    def blob_path(self, digest: str) -> Path:
-        """Return where the blob with this digest lies, or would lie."""
-        return self.root / "blobs" / "sha256" / Digest.parse(digest).hex
+        Raises:
+            StackError: if ``path`` cannot be read.
+            MachineError: if the disk is full or read-only.
+        """
+        try:
+            source = path.open("rb")
+        except OSError as error:
+            raise StackError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from error
+        blobs = self.root / "blobs" / "sha256"
+        with source, _disk_errors(blobs), _scratch_file(blobs, path.name) as (stream, scratch):
+            hasher, size = hashlib.sha256(), 0
+            while piece := source.read(_PIECE_BYTES):
+                hasher.update(piece)
+                size += stream.write(piece)
+            digest = str(Digest(hasher.hexdigest()))
+            _commit(stream, scratch, self.blob_path(digest))
+        return Descriptor(mediaType=media_type, digest=digest, size=size)
 
-    def has(self, digest: str) -> bool:
+    def blob_path(self, digest: str | Digest) -> Path:
+        """Return where the blob with this digest lies, or would lie.
+
+        Raises:
+            StackError: if ``digest`` is not spelled ``sha256:<64 hex digits>``.
+        """
+        try:
+            return self.root / "blobs" / "sha256" / Digest.parse(str(digest)).hex
+        except ValueError as error:
+            raise StackError(
+                f"'{digest}' is not a digest: expected sha256: and 64 hex digits", hint="`lamina log` lists them"
+            ) from error
+
+    def has(self, digest: str | Digest) -> bool:
         """Return whether the blob is here."""
         return self.blob_path(digest).exists()
 
-    def read_bytes(self, digest: str) -> bytes:
+    def read_bytes(self, digest: str | Digest) -> bytes:
         """Return a blob's content, checked against its digest.
 
         Raises:
             StackError: if it is missing or damaged.
         """
+        path, short = self.blob_path(digest), str(digest)[:19]
         try:
-            content = self.blob_path(digest).read_bytes()
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise StackError(f"blob {short} is missing from {self.root}", hint="pull or train it again") from error
         except OSError as error:
             raise StackError(
-                f"blob {digest[:19]} is missing from {self.root}", hint="pull or train it again"
+                f"blob {short} in {self.root} cannot be read: {error.strerror}", hint=f"check the permissions of {path}"
             ) from error
-        if str(Digest.of_bytes(content)) != digest:
-            raise StackError(f"blob {digest[:19]} in {self.root} is damaged", hint="restore it from a backup")
+        if str(Digest.of_bytes(content)) != str(digest):
+            raise StackError(
+                f"blob {short} in {self.root} is damaged", hint="restore it from a backup, or pull or train it again"
+            )
         return content
 
     def read_index(self) -> Index:
@@ -130,12 +167,14 @@ class Store:
             write_atomically(self.root / "index.json", index.canonical())
 
     def append_log(self, name: str, entry: dict[str, Any]) -> None:
-        """Add one JSON line to ``logs/<name>``. Call under ``lock``."""
+        """Add one JSON line to ``logs/<name>``, in place of a last line that a crash cut short. Call under ``lock``."""
         path = self.root / "logs" / name
         with _disk_errors(path):
             path.parent.mkdir(exist_ok=True)
-            with path.open("a", encoding="utf-8") as log:
-                log.write(json.dumps(entry, sort_keys=True) + "\n")
+            with path.open("ab+") as log:
+                log.seek(0)
+                log.truncate(log.read().rfind(b"\n") + 1)
+                log.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
                 log.flush()
                 os.fsync(log.fileno())
 
@@ -147,36 +186,61 @@ class Store:
             StackError: if another process holds the lock for more than ten seconds.
         """
         deadline = time.monotonic() + _LOCK_WAIT_S
-        with _disk_errors(self.root), (self.root / "lock").open("w") as handle:
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise StackError(f"{self.root}: another lamina holds the lock", hint="wait for it") from None
-                    time.sleep(0.01)
+        with _disk_errors(self.root):
+            handle = (self.root / "lock").open("w")
+        with handle:
+            while not self._is_locked_by(handle):
+                if time.monotonic() > deadline:
+                    raise StackError(
+                        f"{self.root}: another lamina has held the lock for {_LOCK_WAIT_S:g} seconds",
+                        hint="wait until it ends, then run the command again",
+                    )
+                time.sleep(0.01)
             yield
+
+    def _is_locked_by(self, handle: IO[str]) -> bool:
+        with _disk_errors(self.root):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` so that it is there whole or not at all, also after a crash."""
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name[:16]}-", dir=path.parent)
+    with _scratch_file(path.parent, path.name) as (stream, scratch):
+        stream.write(content)
+        _commit(stream, scratch, path)
+
+
+@contextmanager
+def _scratch_file(folder: Path, name: str) -> Iterator[tuple[IO[bytes], Path]]:
+    handle, scratch = tempfile.mkstemp(prefix=f".{name[:16]}-", dir=folder)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(scratch).chmod(0o644)
-        Path(scratch).replace(path)
-    except BaseException:
+            yield stream, Path(scratch)
+    finally:
         Path(scratch).unlink(missing_ok=True)
-        raise
+
+
+def _commit(stream: IO[bytes], scratch: Path, path: Path) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+    scratch.chmod(0o644)
+    scratch.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _is_intact(path: Path, digest: str) -> bool:
+    try:
+        return str(Digest.of_file(path)) == digest
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -185,5 +249,5 @@ def _disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise MachineError(
-            f"{path}: cannot be written: {error.strerror}", hint="check free disk and permissions"
+            f"{path}: cannot be written: {error.strerror or error}", hint="check free disk and permissions"
         ) from error

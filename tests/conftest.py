@@ -1,0 +1,92 @@
+"""Tiny randomly initialised models of several families, each saved as a folder that a user could name with --base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from lamina.config import BaseSettings
+from lamina.model.base import Base, LoadedBase, load_base, resolve_base
+from lamina.records import Quiet
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 300}
+_GATED = {**_WIDTH, "intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 256}
+_IDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+FAMILIES = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**_GATED, **_IDS, tie_word_embeddings=True)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_GATED, **_IDS)),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**_GATED, **_IDS, head_dim=8, sliding_window=8)),
+    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**_GATED, **_IDS)),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=300, n_positions=256, bos_token_id=0, eos_token_id=1)
+    ),
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    bytes_only = Tokenizer(models.BPE())
+    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_only.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=290,
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    bytes_only.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 10, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bytes_only, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
+
+
+@pytest.fixture(scope="session")
+def base_folders(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict[str, Path]:
+    """One folder per family; gpt2 has no chat template, the others speak ChatML."""
+    folders = {}
+    for name, make in FAMILIES.items():
+        torch.manual_seed(7)
+        folder = tmp_path_factory.mktemp(name)
+        make().save_pretrained(folder)
+        tokenizer.chat_template = None if name == "gpt2" else CHATML
+        tokenizer.save_pretrained(folder)
+        folders[name] = folder
+    return folders
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def any_base(request: pytest.FixtureRequest, base_folders: dict[str, Path]) -> LoadedBase:
+    return load_base(_resolve(base_folders[request.param]), dtype=torch.float32)
+
+
+@pytest.fixture
+def llama_base(base_folders: dict[str, Path]) -> LoadedBase:
+    return load_base(_resolve(base_folders["llama"]), dtype=torch.float32)
+
+
+def _resolve(folder: Path) -> Base:
+    return resolve_base(BaseSettings(model=str(folder)), Quiet())

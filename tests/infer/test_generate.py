@@ -1,0 +1,54 @@
+"""Batched, drafted and streamed decoding all give what one-by-one greedy decoding gives."""
+
+import torch
+
+from lamina.infer.generate import greedy_answers, stream_tokens
+from lamina.infer.score import score_rows
+from lamina.model.base import LoadedBase
+from lamina.records import TokenRow
+
+PROMPTS = [[5, 9, 33], [121, 7, 88, 64, 3, 17, 50], [44, 2, 8, 12], [9]]
+
+
+def reference(base: LoadedBase, prompt: list[int], length: int) -> list[int]:
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(length):
+            token = int(base.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+            if token in base.stop_ids:
+                break
+            ids.append(token)
+    return ids[len(prompt) :]
+
+
+def test_batched_greedy_equals_single(any_base: LoadedBase) -> None:
+    expected = [reference(any_base, prompt, 6) for prompt in PROMPTS]
+    assert greedy_answers(any_base, PROMPTS, max_tokens=6) == expected
+
+
+def test_guesses_never_change_the_answer(any_base: LoadedBase) -> None:
+    expected = [reference(any_base, prompt, 6) for prompt in PROMPTS]
+    right_then_wrong = [[*answer[:3], 200, 201] for answer in expected]
+    assert greedy_answers(any_base, PROMPTS, max_tokens=6, guesses=expected) == expected
+    assert greedy_answers(any_base, PROMPTS, max_tokens=6, guesses=right_then_wrong) == expected
+    assert greedy_answers(any_base, PROMPTS, max_tokens=6, guesses=[[]] * 4) == expected
+
+
+def test_streaming_equals_batched(llama_base: LoadedBase) -> None:
+    for prompt in PROMPTS:
+        assert list(stream_tokens(llama_base, prompt, max_tokens=6)) == reference(llama_base, prompt, 6)
+
+
+def test_sampling_is_repeatable(llama_base: LoadedBase) -> None:
+    runs = [list(stream_tokens(llama_base, [5, 9], max_tokens=8, temperature=1.0, seed=4)) for _ in range(2)]
+    assert runs[0] == runs[1]
+
+
+def test_log_probs_equal_the_models(any_base: LoadedBase) -> None:
+    rows = [TokenRow(tuple(prompt), (False,) + (True,) * (len(prompt) - 1)) for prompt in PROMPTS[:3]]
+    for row, score in zip(rows, score_rows(any_base, rows), strict=True):
+        ids = torch.tensor([row.ids])
+        with torch.no_grad():
+            log_probs = torch.log_softmax(any_base.model(input_ids=ids).logits[0, :-1].float(), -1)
+        expected = log_probs.gather(1, ids[0, 1:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(score.log_probs), expected, atol=1e-4, rtol=1e-4)
