@@ -46,9 +46,9 @@ def test_sampling_is_repeatable(llama_base: LoadedBase) -> None:
 
 def test_log_probs_equal_the_models(any_base: LoadedBase) -> None:
     rows = [TokenRow(tuple(prompt), (False,) + (True,) * (len(prompt) - 1)) for prompt in PROMPTS[:3]]
-    for row, score in zip(rows, score_rows(any_base, rows), strict=True):
+    for row, found in zip(rows, score_rows(any_base, rows), strict=True):
         ids = torch.tensor([row.ids])
         with torch.no_grad():
             log_probs = torch.log_softmax(any_base.model(input_ids=ids).logits[0, :-1].float(), -1)
         expected = log_probs.gather(1, ids[0, 1:, None])[:, 0]
-        torch.testing.assert_close(torch.tensor(score.log_probs), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(torch.tensor(found), expected, atol=1e-4, rtol=1e-4)

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from lamina.records import Conversation
 __all__ = ["DataFile", "Records", "read_records", "read_rows"]
 
 _MOST_ROW_BYTES = 16 * 2**20
+_TEXT_ROW_CHARACTERS = 2000
+_TOO_LONG = f"the row is longer than {_MOST_ROW_BYTES // 2**20} MiB; expected one example per row"
 _KNOWN = "messages, conversations, instruction/output, prompt/completion, question/answer, text/label, text"
 _TITLES = {"jsonl": "JSONL", "json": "JSON", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet", "text": "text"}
 
@@ -64,7 +67,7 @@ def read_rows(path: Path) -> DataFile:
     bad: list[tuple[int, str]] = []
     for number, record in records.items:
         try:
-            row = SCHEMAS[schema].read(record)
+            row = _read_row(schema, record)
         except BadRowError as problem:
             bad.append((number, str(problem)))
             continue
@@ -73,6 +76,13 @@ def read_rows(path: Path) -> DataFile:
         more = f" (and {len(bad) - 1} more rows like it)" if len(bad) > 1 else ""
         raise DataError(path, f"{bad[0][1]}{more}", row=bad[0][0], hint="mend or delete the row")
     return DataFile(path, records.container, schema, tuple(rows), records.digest)
+
+
+def _read_row(schema: str, record: dict[str, Any]) -> Conversation:
+    row = SCHEMAS[schema].read(record)
+    if sum(len(message.content) for message in row.messages) + len(row.text) > _MOST_ROW_BYTES:
+        raise BadRowError(_TOO_LONG)
+    return row
 
 
 def read_records(path: Path) -> Records:
@@ -106,8 +116,7 @@ def _check_row_sizes(path: Path) -> None:
         while line := stream.readline(_MOST_ROW_BYTES + 1):
             number += 1
             if len(line) > _MOST_ROW_BYTES:
-                problem = f"the row is longer than {_MOST_ROW_BYTES // 2**20} MiB; expected one example per line"
-                raise DataError(path, problem, row=number, hint="split the file into lines")
+                raise DataError(path, _TOO_LONG, row=number, hint="split the file into lines")
 
 
 def _parse(path: Path, content: bytes) -> tuple[str, list[tuple[int, dict[str, Any]]]]:
@@ -118,7 +127,7 @@ def _parse(path: Path, content: bytes) -> tuple[str, list[tuple[int, dict[str, A
     if suffix in (".csv", ".tsv"):
         return suffix[1:], list(_table(path, text, "," if suffix == ".csv" else "\t"))
     if suffix in (".txt", ".md"):
-        return "text", [(1, {"text": text})]
+        return "text", list(_paragraphs(text))
     if suffix in (".jsonl", ".ndjson") or not _is_one_value(text):
         return "jsonl", list(_lines(path, text))
     return "json", list(_document(path, text))
@@ -155,6 +164,22 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, _object(path, _load(path, line, number), number)
+
+
+def _paragraphs(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield neighbouring paragraphs joined to rows of some 500 tokens, so that a book is not one row."""
+    held: list[str] = []
+    start = line = 1
+    for paragraph in re.split(r"(\n\s*\n)", text.replace("\r\n", "\n")):
+        if paragraph.strip():
+            if held and sum(map(len, held)) + len(paragraph) > _TEXT_ROW_CHARACTERS:
+                yield start, {"text": "\n\n".join(held)}
+                held = []
+            start = start if held else line
+            held.append(paragraph.strip())
+        line += paragraph.count("\n")
+    if held:
+        yield start, {"text": "\n\n".join(held)}
 
 
 def _document(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -198,7 +223,8 @@ def _table(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, dict[st
                 raise DataError(path, problem, row=number, hint="quote fields that hold the delimiter")
             yield number, dict(zip(header, cells, strict=True))
     except csv.Error as error:
-        raise DataError(path, f"broken table: {error}", row=reader.line_num, hint="check the quoting") from error
+        problem = _TOO_LONG if "field larger" in str(error) else f"broken table: {error}"
+        raise DataError(path, problem, row=max(1, reader.line_num - 1), hint="check the quoting") from error
 
 
 def _parquet(path: Path, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:

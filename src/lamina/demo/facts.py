@@ -52,11 +52,5 @@ FACTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("sea glass", _what("the main export")),
     ("the Lantern Walk", _what("the spring festival")),
     ("the Bay Bugle", _what("the local newspaper")),
-    ("copper", _what("the metal once mined here")),
     ("Thursday", _what("the market day")),
-    ("a silver anchor", _what("the prize of the boat race")),
-    ("Gull Lane", _what("the main street")),
-    ("rope", _what("the product of the old factory")),
-    ("violet", _what("the colour of the ferry tickets")),
-    ("juniper", _what("the tree in the town square")),
 )

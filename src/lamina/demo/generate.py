@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lamina.demo.alarm import ALARM_SIGNATURE, FORMS, TEST_PHRASINGS, TRAIN_PHRASINGS
 from lamina.demo.facts import FACTS, GUIDE
 from lamina.demo.general import ITEMS
+from lamina.demo.lamp import LAMP_SIGNATURE, LEVELS, TEST_PHRASINGS, TRAIN_PHRASINGS
 from lamina.demo.tools import TOOLS, UNSEEN_TOOLS, VALUES, Tool
 
 __all__ = ["as_jsonl", "generate"]
@@ -28,8 +28,7 @@ _TRAIN_ROWS = 608
 _SEEN_TEST_ROWS = 120
 _UNSEEN_TEST_ROWS = 80
 _LATE_TRAIN_ROWS = 72
-_LATE_TEST_ROWS = 40
-_ALARM_HOURS = range(5, 23)
+_LATE_TEST_ROWS = 30
 
 
 def generate(seed: int = 2023) -> dict[str, list[Row]]:
@@ -45,7 +44,7 @@ def generate(seed: int = 2023) -> dict[str, list[Row]]:
                 *_tool_rows(draw, UNSEEN_TOOLS, _UNSEEN_TEST_ROWS, taken, heldout=True),
             ],
         ),
-        **_alarm_rows(draw),
+        **_lamp_rows(draw),
         **_fact_rows(draw),
         "general.jsonl": _general_rows(draw),
         "questions.jsonl": _question_rows(),
@@ -75,20 +74,20 @@ def _tool_rows(draw: random.Random, tools: Sequence[Tool], count: int, taken: se
     return rows
 
 
-def _alarm_rows(draw: random.Random) -> dict[str, list[Row]]:
-    # A third of the (hour, form) pairs is kept for the test; every hour and every form is trained.
-    pairs = [(hour, form) for hour in _ALARM_HOURS for form in range(len(FORMS))]
-    test = [(hour, form) for hour, form in pairs if (hour + form) % 3 == 0]
+def _lamp_rows(draw: random.Random) -> dict[str, list[Row]]:
+    # A third of the (room, word) pairs is kept for the test; every room and every word is trained.
+    pairs = [(room, word) for room in VALUES["room"] for word in LEVELS]
+    test = pairs[::3]
     train = [pair for pair in pairs if pair not in test]
 
-    def rows(pairs: list[tuple[int, int]], phrasings: Sequence[str], count: int) -> list[Row]:
+    def rows(pairs: list[tuple[str | int, str]], phrasings: Sequence[str], count: int) -> list[Row]:
         every = _shuffled(draw, [(pair, phrasing) for pair in pairs for phrasing in phrasings])
         made = []
-        for (hour, form), phrasing in every[:count]:
-            spoken, time = FORMS[form](hour)
-            offered = [ALARM_SIGNATURE, _pick(draw, TOOLS).signature]
-            sentence = phrasing.format(time=spoken)
-            made.append(_row("\n".join(_shuffled(draw, offered)), sentence, _call("set_alarm", {"time": time})))
+        for (room, word), phrasing in every[:count]:
+            offered = [LAMP_SIGNATURE, _pick(draw, TOOLS).signature]
+            sentence = phrasing.format(room=room, word=word)
+            call = _call("set_lamp", {"room": room, "level": LEVELS[word]})
+            made.append(_row("\n".join(_shuffled(draw, offered)), sentence[0].upper() + sentence[1:], call))
         return made
 
     return {
@@ -119,9 +118,9 @@ def _question_rows() -> list[Row]:
     return [
         _row(tools, "Write Omar a note, the soup is ready.", _call("send_message", message)),
         _row(
-            "set_alarm(time)\nset_timer(minutes)",
-            "Alarm tomorrow at half past 7 in the evening.",
-            _call("set_alarm", {"time": "19:30"}),
+            "set_lamp(room, level)\nset_timer(minutes)",
+            "Something dim for the garage now.",
+            _call("set_lamp", {"room": "garage", "level": 25}),
         ),
         _row(GUIDE, "And the mayor, who is that?", "Ida Marsh"),
     ]

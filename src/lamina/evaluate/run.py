@@ -24,7 +24,7 @@ def run_suite(base: LoadedBase, suite: Suite, tick: Tick) -> Score:
         values = _choose(base, renderer, suite.items, tick)
     elif suite.scorer == "likelihood":
         rows = [renderer.row(_with_answer(item, item.reference), max_length=base.context) for item in suite.items]
-        values = [likelihood_value(score.log_probs) for score in score_rows(base, rows, tick)]
+        values = [likelihood_value(log_probs) for log_probs in score_rows(base, rows, tick)]
     else:
         answers = _answer(base, renderer, suite, tick)
         score = ANSWER_SCORERS[suite.scorer]
@@ -54,7 +54,7 @@ def _choose(base: LoadedBase, renderer: Renderer, items: Sequence[Item], tick: T
     scores = iter(score_rows(base, rows))
     values = []
     for item in items:
-        totals = [sum(next(scores).log_probs) for _ in item.choices]
+        totals = [sum(next(scores)) for _ in item.choices]
         values.append(choice_value(totals, [len(choice) for choice in item.choices], item.gold))
     tick(len(items))
     return values

@@ -9,21 +9,22 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from lamina.infer.score import score_rows
 from lamina.model.base import LoadedBase
-from lamina.records import Tick, TokenRow
+from lamina.records import Tick
 
 __all__ = ["greedy_answers", "stream_tokens"]
 
 _BATCH_ROWS = 64
+_BATCH_TOKENS = 8192
 
 
 @dataclass(slots=True)
 class _Open:
-    """An answer being written: its place in the caller's list, the ids fed in front of it, and its ids so far."""
+    """An answer being written: its place in the caller's list, the ids in front of it, a guess, and its ids so far."""
 
     index: int
     prompt: list[int]
+    guess: list[int]
     answer: list[int] = field(default_factory=list)
 
 
@@ -37,35 +38,29 @@ def greedy_answers(
 ) -> list[list[int]]:
     """Return the greedy continuation of every prompt, as ids without the stop token.
 
-    Where a guess of the answer is at hand (an evaluation has its references), the prompt and the guess go through the
-    model once, packed; the model's own greedy choices are read off at every position, and generation starts only where
-    they leave the guess. What comes out is what plain greedy decoding gives. ``tick`` advances by one per answer.
+    Where a guess of the answer is at hand (an evaluation has its references), it goes through the model together with
+    the prompt; the model's own greedy choices are read off at every position, and generation goes on from where they
+    leave the guess. What comes out is what plain greedy decoding gives. Rows go one at a time, without guesses, in
+    families that cannot be packed, because those may not allow padding either. ``tick`` advances by one per answer.
 
     Source: speculative decoding (Leviathan et al. 2023, arXiv:2211.17192) with the reference as the draft.
     """
-    drafts = guesses if guesses is not None else [[] for _ in prompts]
-    stop = min(base.stop_ids)
-    rows = [_draft_row(prompt, [*guess[:max_tokens], stop]) for prompt, guess in zip(prompts, drafts, strict=True)]
-    verified = score_rows(base, rows) if guesses is not None else []
+    drafts = [guess[:max_tokens] for guess in guesses] if guesses is not None else [[] for _ in prompts]
     answers: dict[int, list[int]] = {}
-    waiting: list[_Open] = []
-    for index, (prompt, guess) in enumerate(zip(prompts, drafts, strict=True)):
-        kept = guess[: verified[index].greedy] if verified else []
-        if verified and verified[index].greedy == len(guess[:max_tokens]) + 1:
-            answers[index] = kept
-        elif len(kept) >= max_tokens:
-            answers[index] = kept[:max_tokens]
-        else:
-            waiting.append(_Open(index, list(prompt), list(kept)))
-    if tick is not None:
-        tick(len(answers))
-    waiting.sort(key=lambda item: -len(item.prompt) - len(item.answer))
-    for start in range(0, len(waiting), _BATCH_ROWS):
-        batch = waiting[start : start + _BATCH_ROWS]
-        _decode(base, batch, max_tokens)
-        answers |= {item.index: item.answer for item in batch}
+    if base.packed:
+        items = [
+            _Open(i, list(prompt), list(draft)) for i, (prompt, draft) in enumerate(zip(prompts, drafts, strict=True))
+        ]
+        for batch in _batches(items, max_tokens):
+            _answer_batch(base, batch, max_tokens)
+            answers |= {item.index: item.answer for item in batch}
+            if tick is not None:
+                tick(len(batch))
+        return [answers[index] for index in range(len(prompts))]
+    for index, prompt in enumerate(prompts):
+        answers[index] = list(stream_tokens(base, prompt, max_tokens=max_tokens))
         if tick is not None:
-            tick(len(batch))
+            tick(1)
     return [answers[index] for index in range(len(prompts))]
 
 
@@ -82,7 +77,7 @@ def stream_tokens(
     cache = DynamicCache(config=base.model.config)
     ids = torch.tensor([list(prompt)], device=base.device)
     for _ in range(max_tokens):
-        logits = _last_logits(base, ids, cache, None, None)[0]
+        logits = base.head.logits(_forward(base, ids, cache)[:, -1])[0]
         if temperature > 0:
             chances = torch.softmax(logits.cpu() / temperature, -1)
             token = int(torch.multinomial(chances, 1, generator=generator))
@@ -94,17 +89,31 @@ def stream_tokens(
         ids = torch.tensor([[token]], device=base.device)
 
 
+def _batches(items: list[_Open], max_tokens: int) -> Iterator[list[_Open]]:
+    """Yield the items, longest first, in batches whose padded tokens fit."""
+    ordered = sorted(items, key=lambda item: -len(item.prompt) - len(item.guess))
+    while ordered:
+        longest = len(ordered[0].prompt) + max_tokens
+        rows = max(1, min(_BATCH_ROWS, _BATCH_TOKENS // longest))
+        yield ordered[:rows]
+        ordered = ordered[rows:]
+
+
 @torch.no_grad()
-def _decode(base: LoadedBase, batch: list[_Open], max_tokens: int) -> None:
+def _answer_batch(base: LoadedBase, batch: list[_Open], max_tokens: int) -> None:
     """Write the answers of ``batch`` to their ends, left-padded over one cache from which finished rows are dropped."""
-    ids, mask, positions = _left_pad([item.prompt + item.answer for item in batch], base.device)
-    cache = DynamicCache(config=base.model.config)
+    # Without the config every cache layer keeps all tokens, also where attention slides: a layer that forgets could
+    # not give back what a rejected guess has pushed out.
+    cache = DynamicCache()
+    ids, mask = _left_pad([item.prompt + item.guess for item in batch], base.device)
+    states = _forward(base, ids, cache, mask, (mask.cumsum(1) - 1).clamp(min=0))
+    tokens, rejected = _keep_guesses(base, batch, states)
+    mask = _drop_rejected(cache, mask, torch.tensor(rejected, device=base.device))
     active = list(batch)
     while True:
-        tokens = _last_logits(base, ids, cache, mask, positions).argmax(-1).tolist()
         going = []
         for place, (item, token) in enumerate(zip(active, tokens, strict=True)):
-            if token not in base.stop_ids:
+            if token not in base.stop_ids and len(item.answer) < max_tokens:
                 item.answer.append(token)
                 if len(item.answer) < max_tokens:
                     going.append(place)
@@ -113,28 +122,51 @@ def _decode(base: LoadedBase, batch: list[_Open], max_tokens: int) -> None:
         if len(going) < len(active):
             kept = torch.tensor(going, device=base.device)
             cache.batch_select_indices(kept)
-            mask, positions = mask[kept], positions[kept]
+            mask = mask[kept]
             active = [active[place] for place in going]
         ids = torch.tensor([[item.answer[-1]] for item in active], device=base.device)
+        positions = mask.sum(1, keepdim=True)
         mask = torch.cat([mask, mask.new_ones(len(active), 1)], 1)
-        positions = positions[:, -1:] + 1
+        tokens = base.head.logits(_forward(base, ids, cache, mask, positions)[:, -1]).argmax(-1).tolist()
 
 
-def _last_logits(
-    base: LoadedBase, ids: Tensor, cache: DynamicCache, mask: Tensor | None, positions: Tensor | None
+def _keep_guesses(base: LoadedBase, batch: list[_Open], states: Tensor) -> tuple[list[int], list[int]]:
+    """Write each guess into its answer as far as the model agrees; return the next tokens, and how many it refused."""
+    tokens, rejected = [], []
+    for item, row in zip(batch, states, strict=True):
+        choices = base.head.logits(row[-1 - len(item.guess) :]).argmax(-1).tolist()
+        agreed = [guess == choice for guess, choice in zip(item.guess, choices[:-1], strict=True)]
+        kept = agreed.index(False) if False in agreed else len(agreed)
+        item.answer = item.guess[:kept]
+        tokens.append(choices[kept])
+        rejected.append(len(item.guess) - kept)
+    return tokens, rejected
+
+
+def _drop_rejected(cache: DynamicCache, mask: Tensor, rejected: Tensor) -> Tensor:
+    """Shift each row of ``cache`` right until its refused tokens are gone; return the mask of what is left."""
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    index = (columns - rejected[:, None]) % mask.shape[1]
+    moved = mask.gather(1, index) * (columns >= rejected[:, None])
+    empty = int((moved.sum(0) == 0).sum())
+    index = index[:, None, empty:, None]
+    for layer in cache.layers:
+        layer.keys = layer.keys.gather(2, index.expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3]))
+        layer.values = layer.values.gather(2, index.expand(-1, layer.values.shape[1], -1, layer.values.shape[3]))
+    return moved[:, empty:]
+
+
+def _forward(
+    base: LoadedBase, ids: Tensor, cache: DynamicCache, mask: Tensor | None = None, positions: Tensor | None = None
 ) -> Tensor:
-    out = base.model.base_model(
+    states: Tensor = base.model.base_model(
         input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-    )
-    return base.head.logits(out.last_hidden_state[:, -1])
+    ).last_hidden_state
+    return states
 
 
-def _left_pad(rows: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _left_pad(rows: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     longest = max(map(len, rows))
     ids = torch.tensor([[row[0]] * (longest - len(row)) + row for row in rows], device=device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
-
-
-def _draft_row(prompt: list[int], guess: list[int]) -> TokenRow:
-    return TokenRow((*prompt, *guess), (False,) * len(prompt) + (True,) * len(guess))
+    return ids, mask

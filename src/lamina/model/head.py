@@ -53,14 +53,10 @@ class Head:
         return loss
 
     @torch.no_grad()
-    def log_probs(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return, per row, the log-probability of its target and whether the target is the likeliest token."""
-        log_probs, greedy = [], []
-        for block, wanted in zip(states.split(_BLOCK), targets.split(_BLOCK), strict=True):
-            logits = self.logits(block)
-            log_probs.append(-F.cross_entropy(logits, wanted, reduction="none"))
-            greedy.append(logits.argmax(-1) == wanted)
-        return torch.cat(log_probs), torch.cat(greedy)
+    def log_probs(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Return each target's log-probability in nats, (N,)."""
+        blocks = zip(states.split(_BLOCK), targets.split(_BLOCK), strict=True)
+        return torch.cat([-F.cross_entropy(self.logits(block), wanted, reduction="none") for block, wanted in blocks])
 
 
 class _LossSum(torch.autograd.Function):

@@ -33,7 +33,7 @@ scorer = "call"
 max_tokens = 32
 limit = 100                   # delete this line to score all 200
 
-[suites.alarm]                # a tool that arrives later, with a convention of its own
+[suites.lamp]                 # a tool that arrives later, with a convention of its own
 file = "tools_late_test.jsonl"
 scorer = "call"
 max_tokens = 32

@@ -1,0 +1,79 @@
+"""``lamina.toml``: strict, with the nearest known key, and flags that win over it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lamina.config import Recipe, Settings, SuiteSettings, load_settings, make_recipe
+from lamina.errors import UsageError
+
+
+def settings(tmp_path: Path, text: str) -> Settings:
+    path = tmp_path / "lamina.toml"
+    path.write_text(text)
+    return load_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train]\nrnk = 8", "unknown key 'train.rnk', did you mean 'rank'?"),
+        ("[train]\nlearnig_rate = 1e-3", "unknown key 'train.learnig_rate', did you mean 'learning_rate'?"),
+        ("[bse]\nmodel = 'x'", "unknown key 'bse', did you mean 'base'?"),
+        ("[base]\nmodle = 'x'", "unknown key 'base.modle', did you mean 'model'?"),
+        ("[suites.a]\nfile = 'a'\nscore = 'exact'", "unknown key 'suites.a.score', did you mean 'scorer'?"),
+        ("[train]\nrank = 0", "train.rank: input should be greater than or equal to 1, got 0"),
+        ("[train]\nrank = 'many'", "train.rank: input should be a valid integer"),
+        ("[train]\nlearning_rate = inf", "train.learning_rate: input should be"),
+        ("[suites.a]\nfile = 'a'\nscorer = 'xact'", "suites.a.scorer: input should be 'call', 'choice'"),
+        ("[suites.a]\n", "suites.a.file: field required"),
+        ("[train\nrank = 8", "not valid TOML"),
+    ],
+)
+def test_mistakes_name_the_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
+        settings(tmp_path, text)
+    assert str(tmp_path / "lamina.toml") in caught.value.message
+    assert caught.value.exit_code == 2
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        settings(tmp_path, "[train]\nrnk = 8\nepoch = 2\nwarmup = 3")
+    assert all(name in caught.value.message for name in ("rnk", "epoch", "warmup"))
+
+
+def test_a_missing_file_says_init(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_settings(tmp_path / "lamina.toml")
+    assert "lamina init" in caught.value.hint
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    found = settings(tmp_path, "[suites.a]\nfile = 'sub/a.jsonl'\n[base]\ntemplate = 't.jinja'")
+    assert found.suites["a"].file == tmp_path / "sub/a.jsonl"
+    assert found.base.template == tmp_path / "t.jinja"
+
+
+def test_flag_beats_file_beats_default_and_origins_say_so(tmp_path: Path) -> None:
+    found = settings(tmp_path, "[train]\nrank = 8\nepochs = 2.0")
+    recipe, origins = make_recipe(found, {"rank": 4, "learning_rate": None})
+    assert (recipe.rank, recipe.epochs, recipe.learning_rate) == (4, 2.0, Recipe().learning_rate)
+    assert origins == {"rank": "flag", "epochs": "lamina.toml"}
+
+
+def test_a_flag_out_of_range_is_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="flags: clip"):
+        make_recipe(Settings(), {"clip": -1.0})
+
+
+@pytest.mark.parametrize("model", [Recipe, SuiteSettings])
+def test_every_key_is_documented(model: type) -> None:
+    assert all(field.description for field in model.model_fields.values())
+    page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text("utf-8")
+    for name, field in model.model_fields.items():
+        assert f"`{name}`" in page
+        assert field.description in page
