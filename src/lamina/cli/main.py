@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 
 from lamina import __version__
-from lamina.cli.output import say
+from lamina.cli.output import emit_json, say
 from lamina.errors import LaminaError, UsageError
 
 __all__ = ["VERBS", "main"]
@@ -48,6 +48,8 @@ def _run(arguments: list[str]) -> int:
         say(f"error: {error.message}")
         if error.hint:
             say(f"\nhint: {error.hint}")
+        if "--json" in arguments:
+            emit_json({"error": error.message, "hint": error.hint})
         return error.exit_code
     except KeyboardInterrupt:
         say("stopped")

@@ -27,7 +27,7 @@ _HELDOUT_PHRASINGS = 3
 _TRAIN_ROWS = 608
 _SEEN_TEST_ROWS = 120
 _UNSEEN_TEST_ROWS = 80
-_LATE_TRAIN_ROWS = 72
+_LATE_TRAIN_ROWS = 60
 _LATE_TEST_ROWS = 30
 
 
@@ -120,7 +120,7 @@ def _question_rows() -> list[Row]:
         _row(
             "set_lamp(room, level)\nset_timer(minutes)",
             "Something dim for the garage now.",
-            _call("set_lamp", {"room": "garage", "level": 25}),
+            _call("set_lamp", {"room": "garage", "level": 3}),
         ),
         _row(GUIDE, "And the mayor, who is that?", "Ida Marsh"),
     ]

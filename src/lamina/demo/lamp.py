@@ -1,6 +1,6 @@
 """The tool that arrives later: ``set_lamp(room, level)``, with a convention that its signature does not tell.
 
-People say "make the kitchen dim"; the tool wants ``25``. No layer trained before can know which word is which number.
+People say "make the kitchen dim"; the tool wants ``3``. No layer trained before can know which word is which number.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ __all__ = ["LAMP_SIGNATURE", "LEVELS", "TEST_PHRASINGS", "TRAIN_PHRASINGS"]
 
 LAMP_SIGNATURE = "set_lamp(room, level)"
 
-LEVELS: dict[str, int] = {"faint": 10, "dim": 25, "medium": 50, "bright": 80, "dazzling": 100}
+LEVELS: dict[str, int] = {"faint": 1, "dim": 3, "bright": 7, "dazzling": 9}
 
 TRAIN_PHRASINGS = (
     "Make the {room} {word}.",

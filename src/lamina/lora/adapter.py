@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from lamina.errors import StackError
+from lamina.stack.store import write_atomically
 
 __all__ = ["Adapter", "Factors", "combine", "load_adapter", "rescale", "save_adapter", "scale_of", "split"]
 
@@ -90,12 +91,16 @@ def split(adapter: Adapter, ranks: Sequence[int]) -> list[dict[str, Factors]]:
 
 
 def save_adapter(adapter: Adapter, path: Path) -> None:
-    """Write the adapter as safetensors under PEFT's key names; with ``lora_alpha = r`` PEFT loads it unchanged."""
+    """Write the adapter as safetensors under PEFT's key names; with ``lora_alpha = r`` PEFT loads it unchanged.
+
+    Raises:
+        OSError: if the disk is full or read-only; nothing is left then.
+    """
     tensors: dict[str, Tensor] = {}
     for name, factors in adapter.items():
         tensors[f"{_PREFIX}{name}.lora_A.weight"] = factors.A.detach().float().cpu().contiguous()
         tensors[f"{_PREFIX}{name}.lora_B.weight"] = factors.B.detach().float().cpu().contiguous()
-    save_file(tensors, path, metadata={"format": "pt"})
+    write_atomically(path, save(tensors, metadata={"format": "pt"}))
 
 
 def load_adapter(path: Path) -> dict[str, Factors]:

@@ -63,7 +63,7 @@ def require_disk(folder: Path, needed_bytes: int, *, purpose: str) -> None:
     if free_bytes < needed_bytes:
         raise MachineError(
             f"{existing}: not enough disk {purpose}: needs {needed_bytes // 10**6:,} MB, has {free_bytes // 10**6:,}",
-            hint="free some space, or set LAMINA_CACHE to a folder on another disk",
+            hint="free some space (LAMINA_CACHE names another folder for bases)",
         )
 
 

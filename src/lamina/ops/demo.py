@@ -49,8 +49,8 @@ scorer = "choice"
 guard = true
 """
 _TOOLS = Recipe(learning_rate=5e-4)
-_FACTS = Recipe(learning_rate=1e-3, epochs=2.0, heldout=0.0, replay=0.1)
-_UPDATE = Recipe(learning_rate=5e-4, heldout=0.0, replay=0.5)
+_FACTS = Recipe(learning_rate=1e-3, epochs=2.0, heldout=0.0, replay=0.2)
+_UPDATE = Recipe(learning_rate=1e-3, epochs=2.0, heldout=0.0, replay=0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def _train(project: Project, name: str, recipe: Recipe, title: str) -> None:
 
 
 def _update(project: Project) -> None:
-    project.progress.note("3/3  Update: 72 rows for a new tool have arrived in tools_train.jsonl")
+    project.progress.note("3/3  Update: 60 rows for a new tool have arrived in tools_train.jsonl")
     if any(entry.name == "tools.2" for entry in project.stack().layers):
         project.progress.note("done before")
         return
@@ -115,7 +115,7 @@ def _update(project: Project) -> None:
     file.write_text(
         data_path("tools_train.jsonl").read_text("utf-8") + data_path("tools_late_train.jsonl").read_text("utf-8")
     )
-    update(project, [file], recipe=_UPDATE, origins={}, suite="alarm", accept=True)
+    update(project, [file], recipe=_UPDATE, origins={}, suite="lamp", accept=True)
 
 
 def _ask(project: Project, stack: StackConfig) -> list[SideBySide]:

@@ -21,13 +21,13 @@ from lamina.errors import DataError, MachineError, StackError
 from lamina.evaluate.gate import Verdict, decide
 from lamina.lora.adapter import save_adapter, scale_of
 from lamina.lora.surgery import fresh_adapter, linear_paths
-from lamina.model.machine import describe_machine
+from lamina.model.machine import describe_machine, require_disk
 from lamina.ops.evaluate import own_and_guards, score_stack
 from lamina.ops.project import Project
 from lamina.ops.rows import TrainingData, identities, render_rows, replay_rows, rows_as_jsonl
 from lamina.records import TokenRow
 from lamina.refs import Digest
-from lamina.stack.layers import add_layer, stack_digest, write_layer, write_stack
+from lamina.stack.layers import add_layer, list_layers, read_layer, stack_digest, write_layer, write_stack
 from lamina.stack.lineage import get_ref, set_ref
 from lamina.stack.manifest import Cost, DataSource, LayerConfig, StackConfig
 from lamina.train.loop import mean_loss, train_steps
@@ -84,7 +84,7 @@ def train_layer(
         ref: which ref to train on top of, and to move.
         skill: the suite that the layer should improve; None means the suite named like the layer, if there is one.
         guards: suites that must not get worse, besides those marked ``guard`` in the settings.
-        accept: let the layer in whatever the gate says; recorded in the layer.
+        accept: let the layer in whatever the gate says; the ref's log records it.
 
     Raises:
         DataError: if there is nothing to train on.
@@ -97,18 +97,36 @@ def train_layer(
     parent = project.stack(ref)
     replayed = replay_rows(project, parent, round(recipe.replay * len(data.train)))
     replay_tokens = render_rows(project, replayed, project.loaded.context)
-    run = _run_folder(project, data, name, recipe, parent)
-    trained = _run(project, data, replay_tokens, recipe, parent, run)
-    config = _describe(project, data, name, recipe, origins, parent, trained, forced=accept)
-    layer = write_layer(project.store, config)
+    layer = _find_candidate(project, data, name, recipe, parent)
+    if layer is None:
+        run = _run_folder(project, data, name, recipe, parent)
+        trained = _run(project, data, replay_tokens, recipe, parent, run)
+        layer = write_layer(project.store, _describe(project, data, name, recipe, origins, parent, trained))
+        shutil.rmtree(run, ignore_errors=True)
     stack = add_layer(project.store, parent, layer)
     digest = write_stack(project.store, stack)
     verdict = _judge(project, parent, stack, skill or name, guards)
-    accepted = accept or verdict is None or verdict.accepted
-    if accepted:
-        set_ref(project.store, ref, digest, why=f"train {name}", expect=parent_digest)
-    shutil.rmtree(run, ignore_errors=True)
-    return TrainResult(name=name, layer=layer, stack=stack, accepted=accepted, verdict=verdict, config=config)
+    passed = verdict is None or verdict.accepted
+    if passed or accept:
+        why = f"train {name}" if passed else f"train {name}, accepted against the gate"
+        set_ref(project.store, ref, digest, why=why, expect=parent_digest)
+    config = read_layer(project.store, layer)
+    return TrainResult(name=name, layer=layer, stack=stack, accepted=passed or accept, verdict=verdict, config=config)
+
+
+def _find_candidate(project: Project, data: TrainingData, name: str, recipe: Recipe, parent: StackConfig) -> str | None:
+    """Return the layer that the same run gave before, for example one that the gate kept out."""
+    rows = str(Digest.of_bytes(_rows_blob(data)))
+    wanted = (name, stack_digest(parent), rows, recipe.model_dump(mode="json"))
+    for digest, layer in list_layers(project.store):
+        if (layer.name, layer.parent, layer.rows, layer.recipe) == wanted:
+            project.progress.note(f"Layer {name} ({digest[7:19]}) was trained like this before; judging it again")
+            return digest
+    return None
+
+
+def _rows_blob(data: TrainingData) -> bytes:
+    return "\n".join(identities([*data.train, *data.heldout])).encode()
 
 
 def _run_folder(project: Project, data: TrainingData, name: str, recipe: Recipe, parent: StackConfig) -> Path:
@@ -124,6 +142,8 @@ def _run(
     base = project.activate(parent)
     rows = [*data.train_tokens, *replay]
     state = TrainState(fresh_adapter(base.model, recipe.rank, recipe.seed), base.device)
+    # Two checkpoints of three tensors each while one replaces the other, then the weights, twice.
+    require_disk(run, 8 * state.values.nbytes, purpose="for checkpoint and layer")
     checkpoint = run / "checkpoint.safetensors"
     notes: dict[str, Any] = {"tokens": 0, "trained_tokens": 0, "seconds": 0.0, "before": None}
     if checkpoint.exists():
@@ -134,7 +154,8 @@ def _run(
     _train(project, rows, recipe, state, checkpoint, notes)
     after = mean_loss(base, data.heldout_tokens, recipe.micro_tokens) if data.heldout_tokens else None
     weights = run / "weights.safetensors"
-    save_adapter(state.adapter(scale_of(recipe.rank, recipe.alpha, rslora=recipe.rslora)), weights)
+    with _disk_errors(weights):
+        save_adapter(state.adapter(scale_of(recipe.rank, recipe.alpha, rslora=recipe.rslora)), weights)
     cost = Cost(
         tokens=notes["tokens"], trained_tokens=notes["trained_tokens"], seconds=notes["seconds"], steps=state.step
     )
@@ -160,15 +181,24 @@ def _train(
                 notes["seconds"] += record.elapsed_s
                 tick(record.tokens, f"step {record.step}/{record.steps}, loss {record.loss:.3f}")
                 if stopping.is_set() or time.monotonic() - saved > _CHECKPOINT_EVERY_S:
-                    state.save(checkpoint, notes)
+                    with _disk_errors(checkpoint):
+                        state.save(checkpoint, notes)
                     saved = time.monotonic()
                 if stopping.is_set():
                     project.progress.note("Stopped after a checkpoint; the same command goes on from here")
                     raise KeyboardInterrupt
         except FloatingPointError as error:
             raise StackError(f"training diverged: {error}", hint="lower --learning-rate") from error
-        except OSError as error:
-            raise MachineError(f"{checkpoint}: cannot be written: {error.strerror}", hint="free some disk") from error
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(
+            f"{path}: cannot be written: {error.strerror}", hint="free some disk; the same command goes on from here"
+        ) from error
 
 
 @contextmanager
@@ -199,13 +229,11 @@ def _describe(
     origins: dict[str, str],
     parent: StackConfig,
     trained: _Trained,
-    *,
-    forced: bool,
 ) -> LayerConfig:
     store, pin = project.store, project.base.pin
     kind = "application/vnd.lamina.layer"
     weights = store.put_file(trained.weights, f"{kind}.weights.v1.safetensors")
-    rows = store.put_bytes("\n".join(identities([*data.train, *data.heldout])).encode(), f"{kind}.rows.v1+text")
+    rows = store.put_bytes(_rows_blob(data), f"{kind}.rows.v1+text")
     step = max(1, -(-len(data.train) // _REPLAY_SAMPLE))
     replay = store.put_bytes(rows_as_jsonl(data.train[::step]), f"{kind}.replay.v1+jsonl")
     heldout = None
@@ -233,7 +261,6 @@ def _describe(
         versions={"lamina": __version__, "python": platform.python_version()}
         | {package: version(package) for package in ("torch", "transformers")},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        forced=forced,
     )
 
 

@@ -84,12 +84,11 @@ class BasePin(_Record):
 
 
 class DataSource(_Record):
-    """A file that a layer was trained on. ``trained_tokens`` is None where they were not counted per file."""
+    """A file that a layer was trained on."""
 
     file: str
     digest: str
     rows: int
-    trained_tokens: int | None = None
 
 
 class Cost(_Record):
@@ -111,8 +110,6 @@ class LayerConfig(_Record):
         replay: digest of a sample of its rows, for later layers to rehearse.
         heldout: digest of the rows kept out of training.
         heldout_loss_before: nats per trained token on those rows under the parent; ``after`` under parent and layer.
-        scores: suite, then statistic, then value; an unscored suite is left out.
-        forced: the gate was overridden.
     """
 
     format: Literal[1] = 1
@@ -131,12 +128,9 @@ class LayerConfig(_Record):
     cost: Cost
     heldout_loss_before: float | None
     heldout_loss_after: float | None
-    scores: dict[str, dict[str, _Finite]] = Field(default_factory=dict)
-    licence: str | None = None
     machine: dict[str, Any]
     versions: dict[str, str]
     created: str
-    forced: bool = False
 
 
 class StackEntry(_Record):

@@ -7,17 +7,17 @@ checkpoint is these tensors and a step number.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from lamina.errors import StackError
 from lamina.lora.adapter import Adapter, Factors, rescale
+from lamina.stack.store import write_atomically
 
 __all__ = ["TrainState"]
 
@@ -61,14 +61,14 @@ class TrainState:
         return norm
 
     def save(self, path: Path, notes: Mapping[str, object]) -> None:
-        """Write a checkpoint that appears whole or not at all; ``notes`` (JSON) travel with it."""
+        """Write a checkpoint that appears whole or not at all; ``notes`` (JSON) travel with it.
+
+        Raises:
+            OSError: if the disk is full or read-only; the checkpoint before stays.
+        """
         tensors = {"values": self.values, "mean": self.mean, "variance": self.variance}
-        scratch = path.with_suffix(".partial")
         metadata = {"step": str(self.step), "notes": json.dumps(notes)}
-        save_file({name: tensor.cpu() for name, tensor in tensors.items()}, scratch, metadata=metadata)
-        with scratch.open("rb") as stream:
-            os.fsync(stream.fileno())
-        scratch.replace(path)
+        write_atomically(path, save({name: tensor.cpu() for name, tensor in tensors.items()}, metadata=metadata))
 
     def load(self, path: Path) -> dict[str, object]:
         """Go on from a checkpoint, bit for bit, and return its notes.
