@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +25,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from lamina.cli.main import run_command
 from lamina.config import BaseSettings
 from lamina.model.base import Base, LoadedBase, load_base, resolve_base
 from lamina.records import Quiet
@@ -29,6 +34,21 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out.splitlines()[-1])
+
+
 _WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 300}
 _GATED = {**_WIDTH, "intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 256}
 _IDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
@@ -41,11 +61,6 @@ FAMILIES = {
         GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=300, n_positions=256, bos_token_id=0, eos_token_id=1)
     ),
 }
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +101,29 @@ def any_base(request: pytest.FixtureRequest, base_folders: dict[str, Path]) -> L
 @pytest.fixture
 def llama_base(base_folders: dict[str, Path]) -> LoadedBase:
     return load_base(_resolve(base_folders["llama"]), dtype=torch.float32)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Run a command line in this process, as if typed in the current folder."""
+
+    def type_line(*arguments: str) -> Said:
+        capsys.readouterr()
+        code = run_command(list(arguments))
+        out, err = capsys.readouterr()
+        return Said(code, out, err)
+
+    return type_line
+
+
+@pytest.fixture
+def project(
+    tmp_path: Path, base_folders: dict[str, Path], cli: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A project on the tiny llama, which is also the current folder."""
+    monkeypatch.chdir(tmp_path)
+    assert cli("init", "--base", str(base_folders["llama"])).code == 0
+    return tmp_path
 
 
 def _resolve(folder: Path) -> Base:

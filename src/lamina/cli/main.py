@@ -13,7 +13,7 @@ from lamina import __version__
 from lamina.cli.output import emit_json, say
 from lamina.errors import LaminaError, UsageError
 
-__all__ = ["VERBS", "main"]
+__all__ = ["VERBS", "main", "run_command"]
 
 VERBS: tuple[tuple[str, str], ...] = (
     ("demo", "watch a small model gain two skills and an update, with proof (8 minutes)"),
@@ -32,10 +32,11 @@ VERBS: tuple[tuple[str, str], ...] = (
 
 def main() -> None:
     """Run the verb that the command line names, and exit with its code."""
-    sys.exit(_run(sys.argv[1:]))
+    sys.exit(run_command(sys.argv[1:]))
 
 
-def _run(arguments: list[str]) -> int:
+def run_command(arguments: list[str]) -> int:
+    """Run what a person typed after ``lamina`` and return the exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if arguments else 2

@@ -1,0 +1,236 @@
+"""Whole commands on a tiny model: what a person types, what it prints, what it leaves on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina.ops import train as train_module
+from lamina.records import Quiet
+from lamina.stack.lineage import history
+from lamina.stack.store import Store
+
+TRAIN = ("--rank", "4", "--learning-rate", "0.02", "--epochs", "2")
+
+
+def write_rows(path: Path, count: int, start: int = 0) -> Path:
+    rows = [{"prompt": f"what is {number}?", "completion": f"fox {number % 7}"} for number in range(start, count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def add_suite(project: Path, name: str, rows: int, **extra: object) -> None:
+    write_rows(project / f"{name}.jsonl", rows)
+    lines = [f"[suites.{name}]", f'file = "{name}.jsonl"', *(f"{key} = {value}" for key, value in extra.items())]
+    with (project / "lamina.toml").open("a") as config:
+        config.write("\n".join(["", *lines, ""]))
+
+
+def test_train_and_stack(project: Path, cli: Callable[..., Any]) -> None:
+    write_rows(project / "fox.jsonl", 60)
+    first = cli("train", "fox.jsonl", "--as", "fox", *TRAIN, "--json")
+    assert first.code == 0, first.err
+    assert "fox.jsonl: 60 rows (JSONL, prompt/completion)" in first.err
+    before, after = first.json["heldout_loss"]
+    assert after < before
+    assert first.json["cost"]["steps"] > 0
+
+    write_rows(project / "dog.jsonl", 90, start=60)
+    assert cli("train", "dog.jsonl", "--as", "dog", *TRAIN).code == 0
+
+    write_rows(project / "fox.jsonl", 75)
+    known = cli("update", "fox.jsonl", *TRAIN)
+    assert "0 new rows, 75 known already" in known.err  # the dog file held them
+    log = cli("log", "--json").json
+    assert [layer["name"] for layer in log["layers"]] == ["fox", "dog"]
+
+
+def test_update_trains_only_new_rows_with_replay(project: Path, cli: Callable[..., Any]) -> None:
+    write_rows(project / "fox.jsonl", 60)
+    assert cli("train", "fox.jsonl", "--as", "fox", *TRAIN, "--json").code == 0
+    again = cli("update", "fox.jsonl", "--json")
+    assert (again.code, again.json) == (0, {"layer": None, "accepted": True})
+    assert "0 new rows, 60 known already" in again.err
+
+    write_rows(project / "fox.jsonl", 70)
+    grown = cli("update", "fox.jsonl", "--rank", "4", "--replay", "0.5", "--json")
+    assert "10 new rows, 60 known already" in grown.err
+    shown = cli("show", "fox.2", "--json").json
+    assert shown["recipe"]["replay"] == 0.5
+    assert shown["recipe_origins"] == {"rank": "flag", "replay": "flag"}
+    log = cli("log", "--json").json
+    assert [layer["name"] for layer in log["layers"]] == ["fox", "fox.2"]
+    assert log["layers"][1]["parent"] != log["layers"][0]["parent"]
+    assert [move["why"] for move in log["moves"]] == ["train fox.2", "train fox", "init"]
+    tokens = [layer["cost"]["tokens"] for layer in log["layers"]]
+    assert tokens[1] < tokens[0]  # 10 rows and 5 replayed, not 70
+    assert "fox.2" in cli("log").out
+    assert "rank: 4  (flag)" in cli("show", "fox.2").out
+
+
+def test_eval_and_chart(project: Path, cli: Callable[..., Any]) -> None:
+    none = cli("eval")
+    assert none.code == 2
+    assert "no suites yet" in none.err
+    write_rows(project / "fox.jsonl", 60)
+    cli("train", "fox.jsonl", "--as", "fox", *TRAIN)
+    heldout = cli("eval", "--json").json
+    assert (heldout["stacks"], heldout["suites"]) == (["base", "+fox"], ["fox"])
+    assert heldout["scores"][1][0] > heldout["scores"][0][0]
+    add_suite(project, "asked", 6, max_tokens=4)
+    matrix = cli("eval", "--json").json
+    assert matrix["suites"] == ["asked", "fox"]
+    assert matrix["items"] == [[6, heldout["items"][0][0]]] * 2
+    again = cli("eval", "--suite", "asked")
+    assert "items/s" not in again.err  # nothing is scored twice
+    assert "asked" in again.out
+    charted = cli("chart", "--json").json
+    folder = project / "charts"
+    assert {path.name for path in folder.iterdir()} == {"scores.png", "scores.svg", "report.html"}
+    assert Path(charted["chart"]).exists()
+    unknown = cli("eval", "--suite", "askd")
+    assert unknown.code == 2
+    assert "unknown suite 'askd'" in unknown.err
+
+
+def test_the_gate_keeps_a_layer_out_until_it_is_accepted(project: Path, cli: Callable[..., Any]) -> None:
+    add_suite(project, "fox", 8, max_tokens=3, scorer='"contains"')
+    write_rows(project / "rows.jsonl", 30)
+    weak = ("train", "rows.jsonl", "--as", "fox", "--rank", "2", "--learning-rate", "1e-6", "--json")
+    refused = cli(*weak)
+    assert refused.code == 1
+    assert refused.json["accepted"] is False
+    assert [line["passed"] for line in refused.json["gate"]] == [False]
+    assert cli("log", "--json").json["layers"] == []
+    candidate = refused.json["layer"]
+    accepted = cli(*weak[:-1], "--accept", "--json")
+    assert accepted.code == 0
+    assert accepted.json["layer"] == candidate
+    assert "trained like this before" in accepted.err
+    log = cli("log", "--json").json
+    assert [layer["digest"] for layer in log["layers"]] == [candidate]
+    assert log["moves"][0]["why"] == "train fox, accepted against the gate"
+
+
+def test_a_guard_is_watched(project: Path, cli: Callable[..., Any]) -> None:
+    write_rows(project / "rows.jsonl", 30)
+    unknown = cli("train", "rows.jsonl", "--as", "fox", "--guard", "nope")
+    assert unknown.code == 2
+    assert "--guard nope: no such suite" in unknown.err
+    add_suite(project, "kept", 6, max_tokens=3, guard="true")
+    trained = cli("train", "rows.jsonl", "--as", "fox", *TRAIN, "--json")
+    assert [(line["suite"], line["role"]) for line in trained.json["gate"]] == [("kept", "guard")]
+
+
+def test_law_7_a_layer_stands_on_its_own_parent(project: Path, cli: Callable[..., Any]) -> None:
+    for name, start in (("one", 0), ("two", 30)):
+        write_rows(project / f"{name}.jsonl", start + 30, start=start)
+        assert cli("train", f"{name}.jsonl", "--as", name, *TRAIN).code == 0
+    alone = cli("chat", "hello", "--stack", "base+two", "--max-tokens", "3")
+    assert alone.code == 1
+    assert "layer 'two' was trained on stack" in alone.err
+    assert "--force" in alone.err
+    assert cli("chat", "hello", "--stack", "base+two", "--max-tokens", "3", "--force", "--json").code == 0
+    assert cli("chat", "hello", "--stack", "base+one+two", "--max-tokens", "3", "--json").code == 0
+    assert cli("chat", "hello", "--stack", "main~1", "--max-tokens", "3", "--json").json["stack"] == "main~1"
+
+
+def test_a_base_whose_content_changed_is_refused(
+    tmp_path: Path, tokenizer: Any, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, base_folders: Any
+) -> None:
+    import shutil
+
+    base = tmp_path / "base"
+    shutil.copytree(base_folders["qwen2"], base)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert cli("init", "--base", str(base)).code == 0
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    changed = cli("chat", "hello")
+    assert changed.code == 1
+    assert "its content is" in changed.err
+
+
+class Interrupting(Quiet):
+    """Raises what a person or the system would, after so many steps."""
+
+    def __init__(self, steps: int, act: Callable[[], None]) -> None:
+        self.steps, self.act = steps, act
+
+    def stage(self, label: str, *, total: float, unit: str) -> Any:
+        from contextlib import contextmanager
+
+        @contextmanager
+        def watch() -> Any:
+            def tick(amount: float, detail: str = "") -> None:
+                if detail.startswith("step"):
+                    self.steps -= 1
+                    if self.steps == 0:
+                        self.act()
+
+            yield tick
+
+        return watch()
+
+
+def train_with(project: Path, progress: Quiet) -> str:
+    from lamina.config import Recipe
+    from lamina.ops.project import open_project
+    from lamina.ops.rows import prepare_rows, read_files
+
+    opened = open_project(project, progress)
+    recipe = Recipe(rank=4, epochs=3.0, learning_rate=1e-2)
+    files, rows = read_files(opened, [project / "rows.jsonl"])
+    data = prepare_rows(opened, files, rows, recipe)
+    result = train_module.train_layer(opened, data, name="fox", recipe=recipe, origins={})
+    return result.config.weights
+
+
+def test_law_6_ctrl_c_then_again_gives_the_same_bits(
+    project: Path, base_folders: Any, cli: Any, tmp_path: Path
+) -> None:
+    import signal
+
+    write_rows(project / "rows.jsonl", 40)
+    with pytest.raises(KeyboardInterrupt):
+        train_with(project, Interrupting(4, lambda: signal.raise_signal(signal.SIGINT)))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [move.why for move in history(Store.find(project), "main")] == ["init"]
+    (checkpoint,) = (project / ".lamina" / "runs").glob("*/checkpoint.safetensors")
+    assert checkpoint.stat().st_size > 1000
+    resumed = train_with(project, Quiet())
+    assert not list((project / ".lamina" / "runs").iterdir())
+
+    whole = tmp_path / "whole"
+    assert cli("init", str(whole), "--base", str(base_folders["llama"])).code == 0
+    write_rows(whole / "rows.jsonl", 40)
+    assert train_with(whole, Quiet()) == resumed
+
+
+def test_law_6_kill_9_then_again_gives_the_same_bits(
+    project: Path, base_folders: Any, cli: Any, tmp_path: Path
+) -> None:
+    import subprocess
+    import sys
+
+    write_rows(project / "rows.jsonl", 40)
+    code = (
+        "import os, signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
+        "import test_verbs as t; t.train_module._CHECKPOINT_EVERY_S = 0.0\n"
+        "t.train_with(Path(sys.argv[1]), t.Interrupting(6, lambda: os.kill(os.getpid(), signal.SIGKILL)))\n"
+    )
+    here = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code, str(project), here], check=False, capture_output=True)
+    assert done.returncode == -9, done.stderr
+    assert list((project / ".lamina" / "runs").glob("*/checkpoint.safetensors"))
+    resumed = train_with(project, Quiet())
+
+    whole = tmp_path / "whole"
+    assert cli("init", str(whole), "--base", str(base_folders["llama"])).code == 0
+    write_rows(whole / "rows.jsonl", 40)
+    assert train_with(whole, Quiet()) == resumed
