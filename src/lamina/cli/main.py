@@ -16,10 +16,10 @@ from lamina.errors import LaminaError, UsageError
 __all__ = ["VERBS", "main", "run_command"]
 
 VERBS: tuple[tuple[str, str], ...] = (
-    ("demo", "watch a small model gain two skills and an update, with proof (8 minutes)"),
+    ("demo", "watch a small model gain two skills and an update (8 minutes)"),
     ("init", "start a project here: lamina.toml and .lamina/"),
     ("train", "train a new layer on your files, on top of the stack"),
-    ("update", "a file has grown: train only its new rows, with replay, through the gate"),
+    ("update", "a file has grown: train its new rows, with replay"),
     ("log", "the layers of a stack with their cost and effect"),
     ("show", "everything about one layer"),
     ("eval", "score every prefix of the stack on every suite"),
@@ -78,6 +78,9 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     try:
         app(args=arguments, prog_name=f"lamina {verb}", standalone_mode=True)
     except SystemExit as leaving:
+        if leaving.code == 130:
+            # typer turns Ctrl-C into a silent exit; the person who pressed it gets an answer.
+            raise KeyboardInterrupt from leaving
         return leaving.code if isinstance(leaving.code, int) else 1
     return 0
 
@@ -93,8 +96,8 @@ def _overview() -> str:
             "commands:",
             *lines,
             "",
-            "`lamina COMMAND --help` tells more. Every command takes --json. Exit codes: 0 done, 1 refused or",
-            "failed with a reason, 2 bad usage, 130 stopped with Ctrl-C.",
+            "`lamina COMMAND --help` tells more. Every command takes --json.",
+            "Exit codes: 0 done, 1 refused or failed with a reason, 2 bad usage, 130 stopped.",
         ]
     )
 

@@ -34,6 +34,8 @@ def cached_rows(
 ) -> list[TokenRow]:
     """Return ``make()``'s rows, from ``folder`` when they are there.
 
+    Rows that were cut to fit are not kept: the caller may refuse them, and then nothing may have been written.
+
     Args:
         folder: where the cache lies; made on demand.
         parts: digests of template and tokenizer, and the length limit.
@@ -45,7 +47,7 @@ def cached_rows(
         return _unpack(load_file(path), rows)
     except (OSError, SafetensorError, KeyError):
         made = make()
-    if made:
+    if made and not any(row.lost for row in made):
         folder.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(f".{os.getpid()}")
         save_file(_pack(made), scratch)
@@ -58,7 +60,6 @@ def _pack(rows: Sequence[TokenRow]) -> dict[str, np.ndarray]:
         "ids": np.array([token for row in rows for token in row.ids], dtype=np.int32),
         "trained": np.array([flag for row in rows for flag in row.trained], dtype=np.uint8),
         "lengths": np.array([len(row.ids) for row in rows], dtype=np.int64),
-        "lost": np.array([row.lost for row in rows], dtype=np.int64),
     }
 
 
@@ -66,5 +67,5 @@ def _unpack(stored: dict[str, np.ndarray], rows: Sequence[Conversation]) -> list
     ends = np.cumsum(stored["lengths"]).tolist()
     starts = [0, *ends[:-1]]
     ids, trained = stored["ids"].tolist(), [bool(flag) for flag in stored["trained"]]
-    spans = zip(starts, ends, stored["lost"].tolist(), rows, strict=True)
-    return [TokenRow(tuple(ids[a:b]), tuple(trained[a:b]), row.file, row.row, lost) for a, b, lost, row in spans]
+    spans = zip(starts, ends, rows, strict=True)
+    return [TokenRow(tuple(ids[a:b]), tuple(trained[a:b]), row.file, row.row, lost=0) for a, b, row in spans]

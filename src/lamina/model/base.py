@@ -186,7 +186,13 @@ def _pin(settings: BaseSettings, folder: Path, template: str) -> BasePin:
     template_digest = Digest.of_bytes(template.encode())
     content = digest_files([folder / "config.json", *weights])
     whole = Digest.of_bytes(f"{content}\n{tokenizer}\n{template_digest}\n".encode())
-    family = AutoConfig.from_pretrained(folder).model_type
+    try:
+        family = AutoConfig.from_pretrained(folder).model_type
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StackError(
+            f"{folder / 'config.json'}: not a model that transformers knows: {reason}", hint="name another --base"
+        ) from error
     return BasePin(
         name=Path(settings.model).name,
         digest=str(whole),

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from lamina.errors import StackError
 
@@ -21,6 +22,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     Raises:
         StackError: if transformers cannot read the file's architecture.
     """
+    transformers_logging.disable_progress_bar()
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
