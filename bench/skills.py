@@ -34,7 +34,7 @@ Pair = tuple[str, str]
 
 BANKING = {
     "pass1": Recipe(learning_rate=1e-3, batch_rows=16, heldout=0.0, replay=0.0),
-    "pass2": Recipe(learning_rate=5e-4, batch_rows=16, heldout=0.0, replay=0.0, seed=1),
+    "pass2-4": Recipe(learning_rate=1e-3, epochs=3.0, batch_rows=16, heldout=0.0, replay=0.0, seed=1),
 }
 SNIPS = {"calls": Recipe(learning_rate=1e-3, heldout=0.0)}
 
