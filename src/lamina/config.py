@@ -50,7 +50,7 @@ class Recipe(BaseModel):
     final_rate: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
     clip: float = Field(1.0, gt=0, description="largest gradient norm; larger gradients are scaled down to it")
     heldout: float = Field(0.05, ge=0, lt=1, description="share of the rows kept out to measure held-out loss")
-    replay: float = Field(0.1, ge=0, le=1, description="rows of earlier layers mixed in, as a share of the new rows")
+    replay: float = Field(0.1, ge=0, le=10, description="rows of earlier layers mixed in, as a share of the new rows")
     seed: int = Field(0, ge=0, description="seed of initialisation, shuffling and held-out choice")
     max_lost: float = Field(0.01, ge=0, le=1, description="refuse when more than this share of trained tokens is cut")
 

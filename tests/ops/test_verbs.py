@@ -72,6 +72,16 @@ def test_update_trains_only_new_rows_with_replay(project: Path, cli: Callable[..
     assert "rank: 4  (flag)" in cli("show", "fox.2").out
 
 
+def test_an_update_is_named_after_its_skill(project: Path, cli: Callable[..., Any]) -> None:
+    write_rows(project / "fox.jsonl", 20)
+    assert cli("train", "fox.jsonl", "--as", "v1.5", "--rank", "2").code == 0
+    for count in (25, 30):
+        write_rows(project / "fox.jsonl", count)
+        assert cli("update", "fox.jsonl", "--rank", "2").code == 0
+    names = [layer["name"] for layer in cli("log", "--json").json["layers"]]
+    assert names == ["v1.5", "v1.5.2", "v1.5.3"]
+
+
 def test_eval_and_chart(project: Path, cli: Callable[..., Any]) -> None:
     none = cli("eval")
     assert none.code == 2

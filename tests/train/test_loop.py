@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lamina.config import Recipe
+from lamina.config import BaseSettings, Recipe
 from lamina.errors import StackError
 from lamina.lora.surgery import fresh_adapter
-from lamina.model.base import LoadedBase
-from lamina.records import TokenRow
+from lamina.model.base import LoadedBase, load_base, resolve_base
+from lamina.records import Quiet, TokenRow
 from lamina.train.loop import mean_loss, train_steps
 from lamina.train.schedule import learning_rate, plan_steps
 from lamina.train.state import TrainState
@@ -38,6 +38,20 @@ def test_it_learns_on_every_family(any_base: LoadedBase) -> None:
     assert mean_loss(any_base, rows, 64) < before - 0.05
     assert [record.step for record in records] == list(range(1, 10))
     assert sum(record.tokens for record in records) == 3 * sum(len(row.ids) for row in rows)
+
+
+def test_a_bfloat16_base_learns_what_a_float32_base_learns(base_folders: dict[str, Path]) -> None:
+    rows = make_rows()
+    moves = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        base = load_base(resolve_base(BaseSettings(model=str(base_folders["llama"])), Quiet()), dtype=dtype)
+        state = start(base)
+        first = state.values.clone()
+        losses = [record.loss for record in train_steps(base, state, rows, RECIPE)]
+        assert losses[-1] < losses[0] - 0.1
+        assert state.values.dtype == torch.float32
+        moves[dtype] = state.values - first
+    assert torch.cosine_similarity(moves[torch.float32], moves[torch.bfloat16], dim=0) > 0.9
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 8])

@@ -47,7 +47,6 @@ def generate(seed: int = 2023) -> dict[str, list[Row]]:
         **_lamp_rows(draw),
         **_fact_rows(draw),
         "general.jsonl": _general_rows(draw),
-        "questions.jsonl": _question_rows(),
     }
 
 
@@ -110,20 +109,6 @@ def _general_rows(draw: random.Random) -> list[Row]:
         choices.insert(gold, right)
         rows.append({"query": question, "choices": choices, "gold": gold})
     return rows
-
-
-def _question_rows() -> list[Row]:
-    message = {"person": "Omar", "message": "the soup is ready"}
-    tools = "get_weather(city)\nsend_message(person, message)"
-    return [
-        _row(tools, "Write Omar a note, the soup is ready.", _call("send_message", message)),
-        _row(
-            "set_lamp(room, level)\nset_timer(minutes)",
-            "Something dim for the garage now.",
-            _call("set_lamp", {"room": "garage", "level": 3}),
-        ),
-        _row(GUIDE, "And the mayor, who is that?", "Ida Marsh"),
-    ]
 
 
 def _row(system: str, user: str, assistant: str) -> Row:

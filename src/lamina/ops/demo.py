@@ -48,9 +48,10 @@ file = "general.jsonl"
 scorer = "choice"
 guard = true
 """
-_TOOLS = Recipe(learning_rate=5e-4)
-_FACTS = Recipe(learning_rate=1e-3, epochs=2.0, heldout=0.0, replay=0.2)
-_UPDATE = Recipe(learning_rate=1e-3, epochs=2.0, heldout=0.0, replay=0.5)
+# Chosen on rows held out of training, never on the test; what else was tried stands in docs/design/demo.md.
+_TOOLS = Recipe(learning_rate=1e-3)
+_FACTS = Recipe(learning_rate=5e-4, epochs=3.0, heldout=0.0, replay=0.3)
+_UPDATE = Recipe(learning_rate=7e-4, epochs=1.0, heldout=0.0, replay=2.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +120,9 @@ def _update(project: Project) -> None:
 
 
 def _ask(project: Project, stack: StackConfig) -> list[SideBySide]:
-    lines = data_path("questions.jsonl").read_text("utf-8").splitlines()
-    asked = [json.loads(line)["messages"] for line in lines]
+    # The first row of each test file, whatever it is: picked answers would show what we like.
+    files = ("tools_test.jsonl", "tools_late_test.jsonl", "facts_test.jsonl")
+    asked = [json.loads(data_path(name).read_text("utf-8").splitlines()[0])["messages"] for name in files]
     stacks = [prefixes(stack)[0], prefixes(stack)[-1]]
     sides = []
     for turns in asked:

@@ -69,7 +69,8 @@ def _find_skill(project: Project, stack: StackConfig, paths: Sequence[Path]) -> 
     names = {path.name for path in paths}
     for entry in reversed(stack.layers):
         if names & {source.file for source in read_layer(project.store, entry.layer).data}:
-            return entry.name.split(".")[0]
+            skill, _, number = entry.name.rpartition(".")
+            return skill if number.isdigit() and any(below.name == skill for below in stack.layers) else entry.name
     raise StackError(
         f"no layer in '{MAIN}' was trained on {' or '.join(sorted(names))}",
         hint="use `lamina train FILE --as NAME` for a new skill, or name the skill with --as",
