@@ -98,6 +98,12 @@ class Score:
     answers: tuple[str, ...] = ()
     unscored: int = 0
 
+    def moved_from(self, other: Score) -> int:
+        """Return 1 or -1 if this lies above or below ``other``, neither mean in the other's interval; else 0."""
+        if self.low > other.mean and self.mean > other.high:
+            return 1
+        return -1 if self.high < other.mean and self.mean < other.low else 0
+
 
 class Tick(Protocol):
     """Advance a running stage by ``amount`` of its unit; ``detail`` is shown beside the bar."""

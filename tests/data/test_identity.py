@@ -72,7 +72,7 @@ def test_packs_hold_every_row_once_and_fit(lengths: list[int], budget: int) -> N
 
 def render(times: list[int]) -> list[TokenRow]:
     times.append(1)
-    return [TokenRow((1, 2, 3), (False, True, True), "a", 1, 2), TokenRow((4, 5), (False, True), "a", 2, 0)]
+    return [TokenRow((1, 2, 3), (False, True, True), "a", 1, 0), TokenRow((4, 5), (False, True), "a", 2, 0)]
 
 
 def test_law_11_the_token_cache_is_keyed_on_all_that_makes_tokens(
@@ -99,3 +99,9 @@ def test_a_damaged_cache_file_is_made_again(tmp_path: Path) -> None:
     file.write_bytes(b"half")
     assert cache.cached_rows(tmp_path, ("x",), rows, lambda: render(times)) == first
     assert len(times) == 2
+
+
+def test_rows_that_were_cut_are_not_kept(tmp_path: Path) -> None:
+    cut = [TokenRow((1, 2), (False, True), "a", 1, lost=3)]
+    assert cache.cached_rows(tmp_path, ("x",), [row("a")], lambda: cut) == cut
+    assert list(tmp_path.iterdir()) == []

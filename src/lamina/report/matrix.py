@@ -12,11 +12,9 @@ from lamina.records import Matrix, Score, SideBySide
 
 __all__ = ["render_matrix", "render_sides"]
 
-_LEAST_CHANGE = 0.005
-
 
 def render_matrix(matrix: Matrix) -> Table:
-    """Return stacks as rows and suites as columns: score in %, half its 95 % interval, ▲ or ▼ against the row above."""
+    """Return stacks as rows and suites as columns: score in %, half its 95 % interval, ▲ or ▼ where it moved."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("stack", no_wrap=True)
     for suite in matrix.suites:
@@ -46,10 +44,10 @@ def render_sides(sides: Sequence[SideBySide]) -> RenderableType:
 def _cell(score: Score, above: Score | None) -> Text:
     half = (score.high - score.low) / 2
     text = Text(f"{score.mean * 100:.1f} ±{half * 100:.0f}")
-    change = 0.0 if above is None else score.mean - above.mean
-    if change >= _LEAST_CHANGE:
+    moved = score.moved_from(above) if above else 0
+    if moved > 0:
         text.append(" ▲", style="green")
-    elif change <= -_LEAST_CHANGE:
+    elif moved < 0:
         text.append(" ▼", style="red")
     else:
         text.append("  ")
