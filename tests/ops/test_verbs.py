@@ -98,6 +98,10 @@ def test_eval_and_chart(project: Path, cli: Callable[..., Any]) -> None:
     again = cli("eval", "--suite", "asked")
     assert "items/s" not in again.err  # nothing is scored twice
     assert "asked" in again.out
+    before, after = (row[1] for row in matrix["scores"])
+    (layer,) = cli("log", "--json").json["layers"]
+    assert layer["effect"]["fox"] == [before, after]
+    assert "loss " in cli("log").out
     charted = cli("chart", "--json").json
     folder = project / "charts"
     assert {path.name for path in folder.iterdir()} == {"scores.png", "scores.svg", "report.html"}
@@ -134,6 +138,15 @@ def test_a_guard_is_watched(project: Path, cli: Callable[..., Any]) -> None:
     add_suite(project, "kept", 6, max_tokens=3, guard="true")
     trained = cli("train", "rows.jsonl", "--as", "fox", *TRAIN, "--json")
     assert [(line["suite"], line["role"]) for line in trained.json["gate"]] == [("kept", "guard")]
+    assert "train:" not in unknown.err
+
+
+def test_the_held_out_rows_of_a_layer_can_be_a_guard(project: Path, cli: Callable[..., Any]) -> None:
+    write_rows(project / "fox.jsonl", 60)
+    assert cli("train", "fox.jsonl", "--as", "fox", *TRAIN).code == 0
+    write_rows(project / "dog.jsonl", 80, start=60)
+    trained = cli("train", "dog.jsonl", "--as", "dog", "--rank", "2", "--lr", "1e-6", "--guard", "fox", "--json")
+    assert (trained.code, [(line["suite"], line["role"]) for line in trained.json["gate"]]) == (0, [("fox", "guard")])
 
 
 def test_law_7_a_layer_stands_on_its_own_parent(project: Path, cli: Callable[..., Any]) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lamina.cli.output import emit_json, show
+
+if TYPE_CHECKING:
+    from lamina.records import Score
+    from lamina.stack.manifest import LayerConfig
 
 
 def run(
@@ -31,8 +35,9 @@ def run(
                         "created": layer.created,
                         "cost": layer.cost.model_dump(),
                         "heldout_loss": [layer.heldout_loss_before, layer.heldout_loss_after],
+                        "effect": {name: [before.mean, after.mean] for name, (before, after) in effect.items()},
                     }
-                    for entry, layer in lineage.layers
+                    for (entry, layer), effect in zip(lineage.layers, lineage.effects, strict=True)
                 ],
                 "refs": lineage.refs,
                 "moves": [{"new": move.new, "when": move.when, "why": move.why} for move in lineage.moves],
@@ -42,23 +47,26 @@ def run(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("layer", "digest", "created", "rows", "tokens", "time", "held-out loss"):
-        table.add_column(column, justify="left" if column in ("layer", "digest", "created") else "right", no_wrap=True)
-    for entry, layer in reversed(lineage.layers):
+    for column in ("layer", "digest", "created", "tokens", "time"):
+        table.add_column(column, justify="right" if column in ("tokens", "time") else "left", no_wrap=True)
+    table.add_column("effect")
+    for (entry, layer), effect in zip(reversed(lineage.layers), reversed(lineage.effects), strict=True):
         name = entry.name if entry.scale == 1.0 else f"{entry.name}:{entry.scale:g}"
-        table.add_row(
-            name,
-            entry.layer[7:15],
-            layer.created[:16].replace("T", " "),
-            str(sum(file.rows for file in layer.data)),
-            f"{layer.cost.tokens:,}",
-            f"{layer.cost.seconds:.0f}s",
-            _change(layer.heldout_loss_before, layer.heldout_loss_after),
-        )
+        cost = (f"{layer.cost.tokens:,}", f"{layer.cost.seconds:.0f}s")
+        table.add_row(name, entry.layer[7:15], layer.created[:10], *cost, _describe(layer, effect))
     base = lineage.stack.base
     table.add_row(f"{base.name}", base.digest[7:15], "(base)")
     show(table)
 
 
-def _change(before: float | None, after: float | None) -> str:
-    return "" if before is None or after is None else f"{before:.2f} -> {after:.2f}"
+def _describe(layer: LayerConfig, effect: dict[str, tuple[Score, Score]]) -> str:
+    """Return the change of the held-out loss, and of every suite that moved beyond its interval."""
+    parts = []
+    if layer.heldout_loss_before is not None and layer.heldout_loss_after is not None:
+        parts.append(f"loss {layer.heldout_loss_before:.2f}→{layer.heldout_loss_after:.2f}")
+    for suite, (before, after) in effect.items():
+        if after.moved_from(before):
+            parts.append(f"{suite} {(after.mean - before.mean) * 100:+.0f}")
+    if effect and len(parts) == (layer.heldout_loss_after is not None):
+        parts.append("no score moved")
+    return ", ".join(parts)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lamina.cli.output import emit_json, print_line
+
+if TYPE_CHECKING:
+    from lamina.stack.manifest import LayerConfig
 
 
 def run(
@@ -23,11 +26,17 @@ def run(
         emit_json(record)
         return
     record["modules"] = f"{len(config.modules)} linear maps"
+    record["data"] = {file.file: f"{file.rows} rows, {file.digest}" for file in config.data}
+    record["recipe"] = {key: f"{value}{_origin(config, key)}" for key, value in config.recipe.items()}
+    del record["recipe_origins"]
     for key, value in record.items():
         if isinstance(value, dict):
             print_line(f"{key}:")
             for inner, item in value.items():
-                origin = config.recipe_origins.get(inner) if key == "recipe" else None
-                print_line(f"  {inner}: {item}{f'  ({origin})' if origin else ''}")
+                print_line(f"  {inner}: {item}")
         else:
-            print_line(f"{key}: {value}")
+            print_line(f"{key}: {'none' if value is None else value}")
+
+
+def _origin(config: LayerConfig, key: str) -> str:
+    return f"  ({config.recipe_origins[key]})" if key in config.recipe_origins else ""

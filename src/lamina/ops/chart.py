@@ -42,7 +42,7 @@ def _layer_row(project: Project, digest: str) -> dict[str, str]:
     return {
         "layer": layer.name,
         "digest": digest[7:19],
-        "rows": str(sum(source.rows for source in layer.data)),
+        "rows in files": str(sum(source.rows for source in layer.data)),
         "tokens": f"{layer.cost.tokens:,}",
         "training": f"{layer.cost.seconds:.0f} s",
         "rank": str(layer.rank),

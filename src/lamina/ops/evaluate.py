@@ -11,11 +11,10 @@ from lamina.errors import UsageError
 from lamina.evaluate.run import run_suite
 from lamina.evaluate.suites import Suite, load_suite, suite_of_rows
 from lamina.ops.project import Project
+from lamina.ops.results import read_score, write_score
 from lamina.records import Matrix, Score
-from lamina.refs import Digest
-from lamina.stack.layers import read_layer, stack_digest
+from lamina.stack.layers import read_layer, skill_of
 from lamina.stack.manifest import StackConfig
-from lamina.stack.store import write_atomically
 
 __all__ = ["evaluate", "find_suites", "own_and_guards", "prefixes", "score_stack"]
 
@@ -44,9 +43,10 @@ def find_suites(project: Project) -> dict[str, Suite]:
     Held-out rows are scored by likelihood, so that every layer can be measured without writing a suite.
     """
     suites = {name: load_suite(name, settings) for name, settings in project.settings.suites.items()}
-    for entry in project.stack().layers:
+    stack = project.stack()
+    for entry in stack.layers:
         layer = read_layer(project.store, entry.layer)
-        if entry.name.split(".")[0] not in suites and layer.heldout is not None:
+        if skill_of(stack, entry.name) not in suites and layer.heldout is not None:
             lines = project.store.read_bytes(layer.heldout).splitlines()
             rows = [from_record(json.loads(line)) for line in lines]
             suites[entry.name] = suite_of_rows(entry.name, rows, "likelihood")
@@ -60,39 +60,35 @@ def prefixes(stack: StackConfig) -> list[tuple[str, StackConfig]]:
 
 
 def score_stack(project: Project, stack: StackConfig, suite: str) -> Score:
-    """Return one stack's score on one suite of ``lamina.toml``."""
-    loaded = load_suite(suite, project.settings.suites[suite])
-    return _score(project, stack, loaded, prefixes(stack)[-1][0])
+    """Return one stack's score on one suite of the project."""
+    return _score(project, stack, find_suites(project)[suite], prefixes(stack)[-1][0])
 
 
 def own_and_guards(project: Project, skill: str, guards: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the suites that a layer should improve and those it must not harm.
 
+    Any suite can be a guard, also the held-out rows of a layer; what must improve is only what ``lamina.toml`` names.
+
     Raises:
         UsageError: if a named guard is no suite.
     """
-    known = project.settings.suites
+    known = find_suites(project)
     unknown = [name for name in guards if name not in known]
     if unknown:
         hint = f"known: {', '.join(known)}" if known else "add [suites.NAME] to lamina.toml"
         raise UsageError(f"--guard {unknown[0]}: no such suite", hint=hint)
-    marked = [name for name, suite in known.items() if suite.guard]
-    own = [skill] if skill in known else []
+    written = project.settings.suites
+    marked = [name for name, suite in written.items() if suite.guard]
+    own = [skill] if skill in written else []
     return own, [name for name in dict.fromkeys([*marked, *guards]) if name not in own]
 
 
 def _score(project: Project, stack: StackConfig, suite: Suite, label: str) -> Score:
-    base = project.base.pin.digest
-    key = Digest.of_bytes(f"{base}\n{stack_digest(stack)}\n{suite.digest}".encode()).hex
-    path = project.store.root / "results" / f"{key}.json"
-    if path.exists():
-        stored = json.loads(path.read_text("utf-8"))
-        return Score(
-            **stored | {"suite": suite.name, "values": tuple(stored["values"]), "answers": tuple(stored["answers"])}
-        )
+    known = read_score(project.store, stack, suite.digest)
+    if known is not None:
+        return dataclasses.replace(known, suite=suite.name)
     loaded = project.activate(stack)
     with project.progress.stage(f"{label} on {suite.name}", total=len(suite.items), unit="items") as tick:
         score = run_suite(loaded, suite, tick)
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, json.dumps(dataclasses.asdict(score)).encode())
+    write_score(project.store, stack, suite.digest, score)
     return score

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lamina.ops.results import effect
+from lamina.records import Score
 from lamina.stack.layers import read_layer, read_stack
 from lamina.stack.lineage import RefMove, get_ref, history, list_refs, resolve
 from lamina.stack.manifest import LayerConfig, StackConfig, StackEntry
@@ -15,10 +17,14 @@ __all__ = ["Lineage", "read_lineage", "read_one_layer"]
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """A stack, its layers bottom first, the refs, and how the named ref came here."""
+    """A stack, its layers bottom first with what each did, the refs, and how the named ref came here.
+
+    ``effects`` holds, for each layer, the scores without and with it by suite, as far as they have been measured.
+    """
 
     stack: StackConfig
     layers: tuple[tuple[StackEntry, LayerConfig], ...]
+    effects: tuple[dict[str, tuple[Score, Score]], ...]
     refs: dict[str, str]
     moves: tuple[RefMove, ...]
 
@@ -32,8 +38,10 @@ def read_lineage(start: Path, expression: str) -> Lineage:
     store = Store.find(start)
     stack = _resolve(store, expression)
     layers = tuple((entry, read_layer(store, entry.layer)) for entry in stack.layers)
+    prefixes = [stack.model_copy(update={"layers": stack.layers[: height + 1]}) for height in range(len(layers))]
+    effects = tuple(effect(store, prefix) for prefix in prefixes)
     refs = list_refs(store)
-    return Lineage(stack, layers, refs, tuple(history(store, expression)) if expression in refs else ())
+    return Lineage(stack, layers, effects, refs, tuple(history(store, expression)) if expression in refs else ())
 
 
 def read_one_layer(start: Path, name: str) -> tuple[str, LayerConfig]:

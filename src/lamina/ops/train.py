@@ -88,11 +88,13 @@ def train_layer(
 
     Raises:
         DataError: if there is nothing to train on.
+        UsageError: if a guard is no suite.
         StackError: if the loss diverges, or the ref moved meanwhile.
         KeyboardInterrupt: on Ctrl-C, after a checkpoint.
     """
     if not data.train:
         raise DataError(data.files[0].path if data.files else name, "no rows to train on", hint="add rows")
+    own, guarded = own_and_guards(project, skill or name, guards)
     parent_digest = get_ref(project.store, ref)
     parent = project.stack(ref)
     replayed = replay_rows(project, parent, round(recipe.replay * len(data.train)))
@@ -105,7 +107,7 @@ def train_layer(
         shutil.rmtree(run, ignore_errors=True)
     stack = add_layer(project.store, parent, layer)
     digest = write_stack(project.store, stack)
-    verdict = _judge(project, parent, stack, skill or name, guards)
+    verdict = _judge(project, parent, stack, own, guarded)
     passed = verdict is None or verdict.accepted
     if passed or accept:
         why = f"train {name}" if passed else f"train {name}, accepted against the gate"
@@ -265,9 +267,8 @@ def _describe(
 
 
 def _judge(
-    project: Project, parent: StackConfig, stack: StackConfig, skill: str, guards: Sequence[str]
+    project: Project, parent: StackConfig, stack: StackConfig, own: Sequence[str], guarded: Sequence[str]
 ) -> Verdict | None:
-    own, guarded = own_and_guards(project, skill, guards)
     if not own and not guarded:
         return None
     before = {name: score_stack(project, parent, name) for name in (*own, *guarded)}

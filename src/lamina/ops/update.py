@@ -11,7 +11,7 @@ from lamina.errors import StackError
 from lamina.ops.project import MAIN, Project
 from lamina.ops.rows import known_rows, prepare_rows, read_files
 from lamina.ops.train import TrainResult, train_layer
-from lamina.stack.layers import read_layer
+from lamina.stack.layers import read_layer, skill_of
 from lamina.stack.manifest import StackConfig
 
 __all__ = ["update"]
@@ -69,8 +69,7 @@ def _find_skill(project: Project, stack: StackConfig, paths: Sequence[Path]) -> 
     names = {path.name for path in paths}
     for entry in reversed(stack.layers):
         if names & {source.file for source in read_layer(project.store, entry.layer).data}:
-            skill, _, number = entry.name.rpartition(".")
-            return skill if number.isdigit() and any(below.name == skill for below in stack.layers) else entry.name
+            return skill_of(stack, entry.name)
     raise StackError(
         f"no layer in '{MAIN}' was trained on {' or '.join(sorted(names))}",
         hint="use `lamina train FILE --as NAME` for a new skill, or name the skill with --as",

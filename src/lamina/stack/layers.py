@@ -134,6 +134,12 @@ def drop_layer(stack: StackConfig, name: str) -> StackConfig:
     return stack.model_copy(update={"layers": kept})
 
 
+def skill_of(stack: StackConfig, name: str) -> str:
+    """Return the skill that the layer ``name`` serves: ``tools`` for its update ``tools.2``, else the name itself."""
+    skill, _, number = name.rpartition(".")
+    return skill if number.isdigit() and skill in _names(stack) else name
+
+
 def has_prefix(digest: str, text: str) -> bool:
     """Return whether ``text`` (``sha256:`` optional, at least four digits) abbreviates ``digest``."""
     prefix = text.removeprefix("sha256:")

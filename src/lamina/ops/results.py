@@ -1,0 +1,49 @@
+"""Scores as they are remembered: one file per stack and suite, under the digests of both."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from lamina.records import Score
+from lamina.refs import Digest
+from lamina.stack.layers import stack_digest
+from lamina.stack.manifest import StackConfig
+from lamina.stack.store import Store, write_atomically
+
+__all__ = ["effect", "read_score", "write_score"]
+
+
+def read_score(store: Store, stack: StackConfig, suite_digest: str) -> Score | None:
+    """Return what ``stack`` scored on a suite, if it has been measured."""
+    return _read(_folder(store, stack) / f"{Digest.parse(suite_digest).hex}.json")
+
+
+def write_score(store: Store, stack: StackConfig, suite_digest: str, score: Score) -> None:
+    """Remember a score."""
+    folder = _folder(store, stack)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{Digest.parse(suite_digest).hex}.json", json.dumps(dataclasses.asdict(score)).encode())
+
+
+def effect(store: Store, stack: StackConfig) -> dict[str, tuple[Score, Score]]:
+    """Return what the top layer of ``stack`` did: scores without and with it, by suite, where both were measured.
+
+    Of a suite that has changed meanwhile, the version measured last counts.
+    """
+    without = _folder(store, stack.model_copy(update={"layers": stack.layers[:-1]}))
+    measured = sorted(_folder(store, stack).glob("*.json"), key=lambda path: path.stat().st_mtime)
+    pairs = ((_read(without / path.name), _read(path)) for path in measured)
+    return {after.suite: (before, after) for before, after in pairs if before is not None and after is not None}
+
+
+def _folder(store: Store, stack: StackConfig) -> Path:
+    return store.root / "results" / Digest.parse(stack_digest(stack)).hex
+
+
+def _read(path: Path) -> Score | None:
+    if not path.exists():
+        return None
+    stored = json.loads(path.read_text("utf-8"))
+    return Score(**stored | {"values": tuple(stored["values"]), "answers": tuple(stored["answers"])})
