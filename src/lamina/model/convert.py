@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import tempfile
 from pathlib import Path
@@ -27,7 +29,9 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        # Its bars cannot be switched off otherwise, and are noise in a log.
+        with contextlib.redirect_stderr(io.StringIO()):
+            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
         AutoTokenizer.from_pretrained(**source).save_pretrained(scratch)
         _save_weights(model, scratch)
         scratch.chmod(0o755)
