@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,9 @@ class TerminalProgress:
 
     def note(self, text: str) -> None:
         """Say one line."""
-        print(text, file=self._stream, flush=True)
+        # A bar that stands on the terminal's line is wiped first; its stage draws it again below.
+        clear = "\r\x1b[2K" if self._stream.isatty() else ""
+        print(f"{clear}{text}", file=self._stream, flush=True)
 
     @contextmanager
     def stage(self, label: str, *, total: float, unit: str) -> Iterator[Tick]:
@@ -43,7 +46,8 @@ class TerminalProgress:
             nonlocal last
             meter.advance(amount, detail)
             if live:
-                self._stream.write(f"\r\x1b[2K{meter.line(bar=True)}")
+                width = shutil.get_terminal_size().columns - 1
+                self._stream.write(f"\r\x1b[2K{meter.line(bar=True)[:width]}")
                 self._stream.flush()
             elif self._clock() - last >= _LINE_EVERY_S:
                 last = self._clock()
@@ -56,7 +60,6 @@ class TerminalProgress:
         try:
             yield tick
         finally:
-            self._stream.write("\r\x1b[2K" if live else "")
             self.note(meter.summary())
 
 
@@ -84,7 +87,7 @@ class _Meter:
         share = min(1.0, self._done / self._total) if self._total else 1.0
         filled = int(share * 16)
         drawn = f" {'█' * filled}{'░' * (16 - filled)} " if bar else ": "
-        return f"{self._label}{drawn}{share:4.0%}  {speed}  ETA {eta}  {self._detail}".rstrip()[:120]
+        return f"{self._label}{drawn}{share:4.0%}  {speed}  ETA {eta}  {self._detail}".rstrip()
 
     def summary(self) -> str:
         elapsed = self._clock() - self._started
