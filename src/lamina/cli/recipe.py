@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,12 @@ Replay = Annotated[float | None, typer.Option(help="rows of earlier layers mixed
 Seed = Annotated[int | None, typer.Option(help="seed of everything random")]
 Guard = Annotated[list[str] | None, typer.Option(help="a suite that must not get worse; may be given again")]
 Accept = Annotated[bool, typer.Option("--accept", help="let the layer in whatever the gate says; it is recorded")]
+
+
+def given(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe's flags out of a verb's arguments; None stands for one that was not typed."""
+    names = ("rank", "learning_rate", "epochs", "batch_rows", "max_length", "replay", "seed")
+    return {name: flags[name] for name in names}
 
 
 def report(result: TrainResult, *, as_json: bool) -> None:

@@ -26,6 +26,7 @@ def run(
     json_: Annotated[bool, typer.Option("--json", help="print one JSON line")] = False,
 ) -> None:
     """Train a new layer on top of main; it gets in if its suite improves and no guard gets worse."""
+    given = flags.given(locals())
     from lamina.config import make_recipe
     from lamina.ops.project import open_project
     from lamina.ops.rows import prepare_rows, read_files
@@ -34,18 +35,7 @@ def run(
 
     check_name(name)
     project = open_project(Path(), TerminalProgress())
-    recipe, origins = make_recipe(
-        project.settings,
-        {
-            "rank": rank,
-            "learning_rate": learning_rate,
-            "epochs": epochs,
-            "batch_rows": batch_rows,
-            "max_length": max_length,
-            "replay": replay,
-            "seed": seed,
-        },
-    )
+    recipe, origins = make_recipe(project.settings, given)
     found, rows = read_files(project, files)
     data = prepare_rows(project, found, rows, recipe)
     result = train_layer(project, data, name=name, recipe=recipe, origins=origins, guards=guard or (), accept=accept)

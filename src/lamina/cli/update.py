@@ -28,23 +28,13 @@ def run(
     json_: Annotated[bool, typer.Option("--json", help="print one JSON line")] = False,
 ) -> None:
     """Train only the rows that no layer has seen, plus replay, as a new layer on top, through the gate."""
+    given = flags.given(locals())
     from lamina.config import make_recipe
     from lamina.ops.project import open_project
     from lamina.ops.update import update
 
     project = open_project(Path(), TerminalProgress())
-    recipe, origins = make_recipe(
-        project.settings,
-        {
-            "rank": rank,
-            "learning_rate": learning_rate,
-            "epochs": epochs,
-            "batch_rows": batch_rows,
-            "max_length": max_length,
-            "replay": replay,
-            "seed": seed,
-        },
-    )
+    recipe, origins = make_recipe(project.settings, given)
     result = update(
         project, files, recipe=recipe, origins=origins, skill=skill, suite=suite, guards=guard or (), accept=accept
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 from lamina import __version__
 from lamina.config import Recipe
-from lamina.errors import DataError, MachineError, StackError
+from lamina.errors import DataError, StackError
 from lamina.evaluate.gate import Verdict, decide
 from lamina.lora.adapter import save_adapter, scale_of
 from lamina.lora.surgery import fresh_adapter, linear_paths
@@ -30,6 +30,7 @@ from lamina.refs import Digest
 from lamina.stack.layers import add_layer, list_layers, read_layer, stack_digest, write_layer, write_stack
 from lamina.stack.lineage import get_ref, set_ref
 from lamina.stack.manifest import Cost, DataSource, LayerConfig, StackConfig
+from lamina.stack.store import disk_errors
 from lamina.train.loop import mean_loss, train_steps
 from lamina.train.state import TrainState
 
@@ -37,6 +38,7 @@ __all__ = ["TrainResult", "train_layer"]
 
 _CHECKPOINT_EVERY_S = 20.0
 _REPLAY_SAMPLE = 256
+_FULL = "free some disk; the same command goes on from here"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +158,7 @@ def _run(
     _train(project, rows, recipe, state, checkpoint, notes)
     after = mean_loss(base, data.heldout_tokens, recipe.micro_tokens) if data.heldout_tokens else None
     weights = run / "weights.safetensors"
-    with _disk_errors(weights):
+    with disk_errors(weights, _FULL):
         save_adapter(state.adapter(scale_of(recipe.rank, recipe.alpha, rslora=recipe.rslora)), weights)
     cost = Cost(
         tokens=notes["tokens"], trained_tokens=notes["trained_tokens"], seconds=notes["seconds"], steps=state.step
@@ -183,7 +185,7 @@ def _train(
                 notes["seconds"] += record.elapsed_s
                 tick(record.tokens, f"step {record.step}/{record.steps}, loss {record.loss:.3f}")
                 if stopping.is_set() or time.monotonic() - saved > _CHECKPOINT_EVERY_S:
-                    with _disk_errors(checkpoint):
+                    with disk_errors(checkpoint, _FULL):
                         state.save(checkpoint, notes)
                     saved = time.monotonic()
                 if stopping.is_set():
@@ -191,16 +193,6 @@ def _train(
                     raise KeyboardInterrupt
         except FloatingPointError as error:
             raise StackError(f"training diverged: {error}", hint="lower --learning-rate") from error
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise MachineError(
-            f"{path}: cannot be written: {error.strerror}", hint="free some disk; the same command goes on from here"
-        ) from error
 
 
 @contextmanager

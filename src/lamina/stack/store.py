@@ -32,7 +32,7 @@ from lamina.errors import MachineError, StackError
 from lamina.refs import Digest
 from lamina.stack.manifest import Descriptor, Index
 
-__all__ = ["FOLDER", "Store", "write_atomically"]
+__all__ = ["FOLDER", "Store", "disk_errors", "write_atomically"]
 
 FOLDER = ".lamina"
 _LOCK_WAIT_S = 10.0
@@ -56,7 +56,7 @@ class Store:
         """Make an empty layout in ``project`` and return it; one that is there already is kept."""
         root = project / FOLDER
         store = cls(root)
-        with _disk_errors(root):
+        with disk_errors(root):
             (root / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
             if not (root / "index.json").exists():
                 write_atomically(root / "index.json", Index().canonical())
@@ -84,7 +84,7 @@ class Store:
         digest = Digest.of_bytes(content)
         path = self.blob_path(str(digest))
         if not _is_intact(path, str(digest)):
-            with _disk_errors(path):
+            with disk_errors(path):
                 write_atomically(path, content)
         return Descriptor(mediaType=media_type, digest=str(digest), size=len(content))
 
@@ -100,7 +100,7 @@ class Store:
         except OSError as error:
             raise StackError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from error
         blobs = self.root / "blobs" / "sha256"
-        with source, _disk_errors(blobs), _scratch_file(blobs, path.name) as (stream, scratch):
+        with source, disk_errors(blobs), _scratch_file(blobs, path.name) as (stream, scratch):
             hasher, size = hashlib.sha256(), 0
             while piece := source.read(_PIECE_BYTES):
                 hasher.update(piece)
@@ -163,13 +163,13 @@ class Store:
 
     def write_index(self, index: Index) -> None:
         """Replace the index. Call under ``lock``."""
-        with _disk_errors(self.root):
+        with disk_errors(self.root):
             write_atomically(self.root / "index.json", index.canonical())
 
     def append_log(self, name: str, entry: dict[str, Any]) -> None:
         """Add one JSON line to ``logs/<name>``, in place of a last line that a crash cut short. Call under ``lock``."""
         path = self.root / "logs" / name
-        with _disk_errors(path):
+        with disk_errors(path):
             path.parent.mkdir(exist_ok=True)
             with path.open("ab+") as log:
                 log.seek(0)
@@ -186,7 +186,7 @@ class Store:
             StackError: if another process holds the lock for more than ten seconds.
         """
         deadline = time.monotonic() + _LOCK_WAIT_S
-        with _disk_errors(self.root):
+        with disk_errors(self.root):
             handle = (self.root / "lock").open("w")
         with handle:
             while not self._is_locked_by(handle):
@@ -199,7 +199,7 @@ class Store:
             yield
 
     def _is_locked_by(self, handle: IO[str]) -> bool:
-        with _disk_errors(self.root):
+        with disk_errors(self.root):
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -244,10 +244,9 @@ def _is_intact(path: Path, digest: str) -> bool:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path, hint: str = "check free disk and permissions") -> Iterator[None]:
+    """Turn an ``OSError`` while ``path`` is written into a ``MachineError`` that says what to do."""
     try:
         yield
     except OSError as error:
-        raise MachineError(
-            f"{path}: cannot be written: {error.strerror or error}", hint="check free disk and permissions"
-        ) from error
+        raise MachineError(f"{path}: cannot be written: {error.strerror or error}", hint=hint) from error
