@@ -1,49 +1,27 @@
 """Attention over packed rows in which no row sees another, registered under transformers' ``AttentionInterface``.
 
-A packed batch is one long sequence of whole rows. Every linear map works on it as it is, with no padding; only here are
-queries, keys and values laid out as one padded row each, so that a causal kernel keeps the rows apart. Padding goes to
-the right, behind everything a real token may look at, so plain causal attention needs no mask.
+A packed batch is one long sequence of whole rows. Every linear map works on it as it is; here queries, keys and values
+are split at the rows' ends and each row attends to itself, so that nothing is padded and nothing needs a mask between
+rows.
 
-Legend: T tokens in the pack, n rows, L longest row, H heads, d head width.
+Legend: T tokens in the pack, L tokens of one row, H heads, G groups of heads that share keys, d head width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-__all__ = ["PACKED_ATTENTION", "RowLayout", "packed_attention"]
+__all__ = ["PACKED_ATTENTION", "packed_attention"]
 
 PACKED_ATTENTION = "lamina_packed"
 
-
-@dataclass(frozen=True, slots=True)
-class RowLayout:
-    """Where the rows of a pack lie: their lengths, and the index that turns padded rows into the pack.
-
-    ``gather[i, j]`` is the pack position of token j of row i (any valid position where j is padding); ``scatter[t]`` is
-    the flat position, in (n x L), of pack token t.
-    """
-
-    lengths: tuple[int, ...]
-    gather: Tensor
-    scatter: Tensor
-
-    @classmethod
-    def of(cls, lengths: list[int], device: torch.device) -> RowLayout:
-        """Return the layout of rows of these lengths, in order."""
-        longest = max(lengths)
-        sizes = torch.tensor(lengths)
-        starts = torch.cumsum(sizes, 0) - sizes
-        columns = torch.arange(longest)
-        gather = starts[:, None] + torch.minimum(columns[None, :], sizes[:, None] - 1)
-        flat = torch.arange(len(lengths))[:, None] * longest + columns[None, :]
-        scatter = flat[columns[None, :] < sizes[:, None]]
-        return cls(tuple(lengths), gather.to(device), scatter.to(device))
+_SHORT_ROW = 512
 
 
 def packed_attention(
@@ -53,7 +31,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    row_layout: RowLayout | None = None,
+    row_lengths: tuple[int, ...] | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -64,10 +42,10 @@ def packed_attention(
     Args:
         module: the attention block (unused; part of transformers' interface).
         query: (1, H, T, d).
-        key: (1, H_kv, T, d); heads are shared in groups when H_kv < H.
-        value: (1, H_kv, T, d).
-        attention_mask: ignored; the layout says all.
-        row_layout: the rows of the pack.
+        key: (1, G, T, d); H / G heads share each.
+        value: (1, G, T, d).
+        attention_mask: ignored; the rows' lengths say all.
+        row_lengths: tokens of each row, in order, T in all.
         scaling: factor on the logits; None means 1 / sqrt(d).
         sliding_window: how many tokens back a token may look, itself included; None means all.
         softcap: logits become ``softcap * tanh(logits / softcap)`` (Gemma 2).
@@ -76,46 +54,83 @@ def packed_attention(
         (1, T, H, d), and no weights.
 
     Raises:
-        ValueError: if the model did not hand the layout through.
+        ValueError: if the model did not hand the lengths through.
     """
-    if row_layout is None:
-        raise ValueError("this model does not pass row_layout to its attention")
-    q, k, v = (_unpack(tensor, row_layout) for tensor in (query, key, value))
-    longest = q.shape[2]
-    band = _band(longest, sliding_window, query.device)
-    if softcap is None:
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=band, is_causal=band is None, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
-        )
-    else:
-        out = _softcapped(q, k, v, _band(longest, longest, query.device) if band is None else band, scaling, softcap)
-    n, heads, length, width = out.shape
-    packed = out.transpose(1, 2).reshape(n * length, heads, width)[row_layout.scatter]
-    return packed.unsqueeze(0), None
+    if row_lengths is None:
+        raise ValueError("this model does not pass row_lengths to its attention")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    rows = zip(*(tensor.split(row_lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    out = [_attend(q, k, v, scale, sliding_window, softcap).transpose(1, 2) for q, k, v in rows]
+    return torch.cat(out, dim=1), None
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
 
 
-def _unpack(tensor: Tensor, layout: RowLayout) -> Tensor:
-    # (1, H, T, d) -> (n, H, L, d); padding repeats a row's last token, which no real token can see.
-    return tensor[0].transpose(0, 1)[layout.gather].transpose(1, 2)
+def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, softcap: float | None) -> Tensor:
+    length = q.shape[2]
+    slides = window is not None and window < length
+    if softcap is not None:
+        return _softcapped(q, k, v, _band(length, window if slides else length, q.device), scale, softcap)
+    if not slides and length <= _SHORT_ROW and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        short: Tensor = _ShortRow.apply(q, k, v, scale)  # type: ignore[no-untyped-call]
+        return short
+    band = _band(length, window, q.device) if slides else None
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=band, is_causal=band is None, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
+    )
 
 
-def _band(longest: int, window: int | None, device: torch.device) -> Tensor | None:
-    if window is None or window > longest:
-        return None
-    distance = torch.arange(longest, device=device)[:, None] - torch.arange(longest, device=device)[None, :]
-    return (distance >= 0) & (distance < window)
+class _ShortRow(torch.autograd.Function):
+    """Causal attention by whole matrix products, for rows whose (H, L, L) weights are small enough to keep.
+
+    torch's flash kernel for the CPU works in small tiles that bfloat16 units cannot fill; on short rows two batched
+    products forward and four backward are two to three times faster. Heads that share keys are stacked as further
+    queries, so keys are never repeated and their gradients come out summed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        _, heads, length, width = q.shape
+        groups = k.shape[1]
+        stacked = q.reshape(groups, -1, width)
+        k, v = k[0], v[0]
+        weights = torch.bmm(stacked, k.transpose(1, 2)).view(heads, length, length)
+        weights = torch.softmax(weights.mul_(scale).add_(_causal(length, q.dtype)), -1).view(groups, -1, length)
+        ctx.save_for_backward(stacked, k, v, weights)
+        ctx.scale = scale
+        return torch.bmm(weights, v).view(1, heads, length, width)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        stacked, k, v, weights = ctx.saved_tensors
+        (g,) = upstream
+        shape = g.shape
+        g = g.reshape(stacked.shape)
+        dv = torch.bmm(weights.transpose(1, 2), g)
+        slope = torch.bmm(g, v.transpose(1, 2))
+        slope = torch._softmax_backward_data(slope, weights, -1, slope.dtype).mul_(ctx.scale)
+        return torch.bmm(slope, k).view(shape), torch.bmm(slope.transpose(1, 2), stacked)[None], dv[None], None
 
 
-def _softcapped(
-    query: Tensor, key: Tensor, value: Tensor, band: Tensor | None, scaling: float | None, softcap: float
-) -> Tensor:
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    logits = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    logits = softcap * torch.tanh(logits / softcap)
-    if band is not None:
-        logits = logits.masked_fill(~band, float("-inf"))
+def _causal(length: int, dtype: torch.dtype) -> Tensor:
+    return _largest_causal(dtype)[:length, :length]
+
+
+@cache
+def _largest_causal(dtype: torch.dtype) -> Tensor:
+    return torch.full((_SHORT_ROW, _SHORT_ROW), float("-inf"), dtype=dtype).triu(1)
+
+
+def _band(length: int, window: int | None, device: torch.device) -> Tensor:
+    places = torch.arange(length, device=device)
+    distance = places[:, None] - places[None, :]
+    return (distance >= 0) & (distance < (length if window is None else window))
+
+
+def _softcapped(query: Tensor, key: Tensor, value: Tensor, band: Tensor, scale: float, softcap: float) -> Tensor:
+    shared = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+    logits = softcap * torch.tanh(query @ key.transpose(2, 3) * scale / softcap)
+    logits = logits.masked_fill(~band, float("-inf"))
     return torch.softmax(logits, -1, dtype=torch.float32).to(value.dtype) @ value

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lamina.model.attention import PACKED_ATTENTION, RowLayout
+from lamina.model.attention import PACKED_ATTENTION
 from lamina.records import TokenRow
 
 __all__ = ["Pack", "hidden_states", "make_pack", "packed_mode", "supports_packing"]
@@ -23,7 +23,7 @@ class Pack:
     Attributes:
         ids: (1, T) token ids.
         positions: (1, T) positions within each row.
-        layout: where the rows lie.
+        lengths: tokens of each row.
         sources: (N,) pack positions whose next token is trained (or scored).
         targets: (N,) those next tokens.
         counts: for each row, how many of the N are its own, in order.
@@ -31,7 +31,7 @@ class Pack:
 
     ids: Tensor
     positions: Tensor
-    layout: RowLayout
+    lengths: tuple[int, ...]
     sources: Tensor
     targets: Tensor
     counts: tuple[int, ...]
@@ -53,7 +53,7 @@ def make_pack(rows: Sequence[TokenRow], device: torch.device) -> Pack:
     return Pack(
         ids=torch.tensor([ids], device=device),
         positions=torch.tensor([positions], device=device),
-        layout=RowLayout.of([len(row.ids) for row in rows], device),
+        lengths=tuple(len(row.ids) for row in rows),
         sources=torch.tensor(sources, dtype=torch.long, device=device),
         targets=torch.tensor(targets, dtype=torch.long, device=device),
         counts=tuple(row.trained_count for row in rows),
@@ -67,10 +67,10 @@ def hidden_states(model: PreTrainedModel, pack: Pack) -> Tensor:
     """
     if model.config._attn_implementation == PACKED_ATTENTION:
         states = model.base_model(
-            input_ids=pack.ids, position_ids=pack.positions, row_layout=pack.layout, use_cache=False
+            input_ids=pack.ids, position_ids=pack.positions, row_lengths=pack.lengths, use_cache=False
         ).last_hidden_state
     else:
-        rows = pack.ids.split(pack.layout.lengths, dim=1)
+        rows = pack.ids.split(pack.lengths, dim=1)
         states = torch.cat([model.base_model(input_ids=row, use_cache=False).last_hidden_state for row in rows], 1)
     chosen: Tensor = states[0, pack.sources]
     return chosen
