@@ -1,4 +1,4 @@
-"""TRL's side of the speed bench: SFTTrainer on the same rows, rank, maps and loss mask, in an environment of its own."""
+"""TRL's side of the speed bench: SFTTrainer on the same rows, rank, maps and loss mask."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class TimedTrainer(SFTTrainer):  # type: ignore[misc]
         self.starts: list[float] = []
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
+        """Count the step's real tokens, note when it starts, and train."""
         mask = inputs.get("attention_mask")
         self.tokens.append(int(mask.sum()) if mask is not None else inputs["input_ids"].numel())
         self.starts.append(time.perf_counter())

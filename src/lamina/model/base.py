@@ -18,7 +18,7 @@ from lamina.model.bundled import BUNDLED_NAME, prepare_bundled
 from lamina.model.convert import convert_gguf
 from lamina.model.digest import digest_files
 from lamina.model.head import Head, head_agrees, make_head
-from lamina.model.machine import cache_folder, pick_device, pick_dtype
+from lamina.model.machine import cache_folder, keep_freed_memory, pick_device, pick_dtype
 from lamina.model.packed import packed_mode, supports_packing
 from lamina.model.template import PLAIN_TEMPLATE
 from lamina.records import Progress
@@ -95,6 +95,7 @@ def load_base(base: Base, *, dtype: torch.dtype | None = None) -> LoadedBase:
     Raises:
         StackError: if transformers cannot load it as a causal language model.
     """
+    keep_freed_memory()
     device = pick_device()
     wanted = pick_dtype(device) if dtype is None else dtype
     transformers_logging.disable_progress_bar()

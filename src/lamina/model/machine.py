@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from pathlib import Path
@@ -10,7 +11,12 @@ import torch
 
 from lamina.errors import MachineError
 
-__all__ = ["cache_folder", "describe_machine", "pick_device", "pick_dtype", "require_disk"]
+__all__ = ["cache_folder", "describe_machine", "keep_freed_memory", "pick_device", "pick_dtype", "require_disk"]
+
+
+# From glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 
 
 def pick_device() -> torch.device:
@@ -29,6 +35,20 @@ def pick_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     flags = _cpu_flags()
     return torch.bfloat16 if "amx_bf16" in flags or "avx512_bf16" in flags else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks instead of giving them back to the system; elsewhere nothing happens.
+
+    Every training step asks for the same large blocks again, and a block that was given back has to be mapped and
+    zeroed anew, page by page, when it is next written to.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return
+    for option, value in ((_M_MMAP_THRESHOLD, 2**30), (_M_TRIM_THRESHOLD, 2**31 - 1)):
+        libc.mallopt(option, value)
 
 
 def describe_machine() -> dict[str, str | int]:

@@ -1,0 +1,166 @@
+"""Training speed on a CPU: lamina beside TRL on the same rows, and both beside what the machine's matrix units allow.
+
+    python bench/train_speed.py [--json] [--data ../shared/data] [--rounds 3] [--no-peers]
+
+Every measurement is a process of its own; the peers take turns with lamina, round after round, and each figure is the
+median of its rounds. TRL lives in an environment of its own (``build/peers``), made on first use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from report import publish
+from rich.console import Console
+from rich.table import Table
+
+from lamina.config import BaseSettings
+from lamina.lora.surgery import linear_paths
+from lamina.model.base import LoadedBase, load_base, resolve_base
+from lamina.records import Quiet
+
+HERE = Path(__file__).parent
+TRL = ("fp32", "bf16", "bf16+packing", "fp32+packing")
+RANK = 16
+GROWTH = (256, 512, 1024, 2048, 4096)
+_PROBE_TOKENS = 2048
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-peers", action="store_true", help="measure lamina alone")
+    parser.add_argument("--json", action="store_true", help="only the JSON line, no table")
+    options = parser.parse_args()
+    pairs = options.data / "gsm8k" / "train.jsonl"
+    base = resolve_base(BaseSettings(), Quiet())
+    python = None if options.no_peers else _peer_python()
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(options.rounds):
+        for name, command in _contestants(pairs, base.folder, python).items():
+            runs.setdefault(name, []).append(_run(command))
+    figures = _summarise(runs, load_base(base), pairs)
+    if not options.json:
+        _print_table(runs)
+    publish("train_speed", figures)
+
+
+def _contestants(pairs: Path, base: Path, python: Path | None) -> dict[str, list[str]]:
+    ours = [sys.executable, str(HERE / "speed" / "ours.py"), str(pairs)]
+    found = {
+        "lamina": [*ours, "--batch-rows", "8", "--steps", "6"],
+        "lamina, 8 frozen layers": [*ours, "--batch-rows", "8", "--steps", "6", "--frozen", "8"],
+        "lamina, 8,192 tokens a step": [*ours, "--batch-rows", "38", "--steps", "3"],
+    }
+    for length in GROWTH:
+        rows = str(max(1, _PROBE_TOKENS // length))
+        found[f"lamina, rows of {length:,}"] = [*ours, "--length", str(length), "--batch-rows", rows, "--steps", "3"]
+    if python is not None:
+        peer = [str(python), str(HERE / "speed" / "trl_peer.py"), str(pairs), str(base)]
+        found |= {f"TRL {setting}": [*peer, setting, "--steps", "3"] for setting in TRL}
+    return found
+
+
+def _run(command: list[str]) -> dict[str, Any]:
+    if command[0] == sys.executable:
+        command = [*command, "--started", str(time.time())]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _summarise(runs: dict[str, list[dict[str, Any]]], base: LoadedBase, pairs: Path) -> dict[str, Any]:
+    def median(name: str, key: str) -> float:
+        return statistics.median(run[key] for run in runs[name])
+
+    gemm = _gemm_flops_per_s(base)
+    rate = median("lamina", "tokens_per_s")
+    peers = {name: median(name, "tokens_per_s") for name in runs if name.startswith("TRL")}
+    best = max(peers.values()) if peers else None
+    return {
+        "tokens_per_s": rate,
+        "trl_best_tokens_per_s": best,
+        "ratio_vs_trl": None if best is None else rate / best,
+        "trl": peers,
+        "trl_peak_bytes": {name: median(name, "peak_bytes") for name in peers},
+        "roofline_share": rate * _flops_per_token(base, pairs) / gemm,
+        "gemm_tflops": gemm / 1e12,
+        "peak_bytes": median("lamina, 8,192 tokens a step", "peak_bytes"),
+        "frozen8_step_ratio": median("lamina, 8 frozen layers", "step_s") / median("lamina", "step_s"),
+        "first_step_s": median("lamina", "first_step_s"),
+        "seconds_per_token_by_length": {
+            str(length): 1 / median(f"lamina, rows of {length:,}", "tokens_per_s") for length in GROWTH
+        },
+        "gpu": "not run: this machine has none" if not torch.cuda.is_available() else "not part of this script yet",
+    }
+
+
+def _flops_per_token(base: LoadedBase, pairs: Path) -> float:
+    """Return the FLOPs that LoRA needs per token: no gradient of a frozen weight, the head on trained tokens only."""
+    sys.path.insert(0, str(HERE / "speed"))
+    from ours import pair_rows
+
+    rows = pair_rows(base, pairs)[:48]
+    tokens = sum(len(row.ids) for row in rows)
+    shapes = [base.model.get_submodule(path).weight.shape for path in linear_paths(base.model)]
+    frozen = sum(4 * d_out * d_in for d_out, d_in in shapes)
+    trained = sum(6 * RANK * (d_out + d_in) for d_out, d_in in shapes)
+    head = 4 * base.head.weight.numel() * sum(row.trained_count for row in rows) / tokens
+    config = base.model.config
+    width = config.num_attention_heads * config.head_dim
+    # Two products forward and four backward over the causal half of each row's square.
+    attention = 6 * width * config.num_hidden_layers * sum(len(row.ids) ** 2 for row in rows) / tokens
+    return float(frozen + trained + head + attention)
+
+
+def _gemm_flops_per_s(base: LoadedBase) -> float:
+    """Return the rate at which this machine multiplies the base's own matrices, forward and backward."""
+    flops, seconds = 0.0, 0.0
+    for path in linear_paths(base.model)[:7]:
+        weight = base.model.get_submodule(path).weight.detach()
+        x = torch.randn(_PROBE_TOKENS, weight.shape[1]).to(weight.dtype)
+        g = torch.randn(_PROBE_TOKENS, weight.shape[0]).to(weight.dtype)
+        times = []
+        for _ in range(12):
+            started = time.perf_counter()
+            x @ weight.t(), g @ weight
+            times.append(time.perf_counter() - started)
+        seconds += statistics.median(times)
+        flops += 4 * _PROBE_TOKENS * weight.numel()
+    return flops / seconds
+
+
+def _peer_python() -> Path:
+    root = HERE.parent
+    folder = root / "build" / "peers"
+    if not (folder / "bin" / "python").exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        packages = ["torch", "transformers", "trl==1.16.0", "peft", "datasets", "accelerate"]
+        pip = [folder / "bin" / "pip", "install", "-q", "-c", root / "constraints.txt", *packages]
+        subprocess.run(pip, check=True)
+    return folder / "bin" / "python"
+
+
+def _print_table(runs: dict[str, list[dict[str, Any]]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("setting", "tokens/s", "s/step", "peak GB"):
+        table.add_column(column, justify="left" if column == "setting" else "right")
+    for name, results in runs.items():
+        rate, step, peak = (
+            statistics.median(result[key] for result in results) for key in ("tokens_per_s", "step_s", "peak_bytes")
+        )
+        table.add_row(name, f"{rate:,.0f}", f"{step:.2f}", f"{peak / 1e9:.1f}")
+    Console(stderr=True).print(table)
+
+
+if __name__ == "__main__":
+    main()
