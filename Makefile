@@ -34,7 +34,7 @@ fix: install
 	$(BIN)/ruff format .
 
 bench: install
-	$(BIN)/python bench/skills.py --json
+	for script in start skills attention demo_recipes train_speed; do $(BIN)/python bench/$$script.py || exit 1; done
 
 clean:
 	rm -rf .venv build dist lamina-demo

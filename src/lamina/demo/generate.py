@@ -18,12 +18,11 @@ from lamina.demo.general import ITEMS
 from lamina.demo.lamp import LAMP_SIGNATURE, LEVELS, TEST_PHRASINGS, TRAIN_PHRASINGS
 from lamina.demo.tools import TOOLS, UNSEEN_TOOLS, VALUES, Tool
 
-__all__ = ["as_jsonl", "generate"]
+__all__ = ["as_jsonl", "fact_rows", "generate", "lamp_pairs", "lamp_rows", "tool_rows"]
 
 Row = dict[str, Any]
 T = TypeVar("T")
 
-_HELDOUT_PHRASINGS = 3
 _TRAIN_ROWS = 608
 _SEEN_TEST_ROWS = 120
 _UNSEEN_TEST_ROWS = 80
@@ -35,16 +34,18 @@ def generate(seed: int = 2023) -> dict[str, list[Row]]:
     """Return every data set of the demo by file name."""
     draw = random.Random(seed)
     taken: set[str] = set()
+    train_pairs, test_pairs = lamp_pairs()
     return {
-        "tools_train.jsonl": _tool_rows(draw, TOOLS, _TRAIN_ROWS, taken, heldout=False),
+        "tools_train.jsonl": tool_rows(draw, TOOLS, _TRAIN_ROWS, taken, heldout=False),
         "tools_test.jsonl": _shuffled(
             draw,
             [
-                *_tool_rows(draw, TOOLS, _SEEN_TEST_ROWS, taken, heldout=True),
-                *_tool_rows(draw, UNSEEN_TOOLS, _UNSEEN_TEST_ROWS, taken, heldout=True),
+                *tool_rows(draw, TOOLS, _SEEN_TEST_ROWS, taken, heldout=True),
+                *tool_rows(draw, UNSEEN_TOOLS, _UNSEEN_TEST_ROWS, taken, heldout=True),
             ],
         ),
-        **_lamp_rows(draw),
+        "tools_late_train.jsonl": lamp_rows(draw, train_pairs, TRAIN_PHRASINGS, _LATE_TRAIN_ROWS),
+        "tools_late_test.jsonl": lamp_rows(draw, test_pairs, TEST_PHRASINGS, _LATE_TEST_ROWS),
         **_fact_rows(draw),
         "general.jsonl": _general_rows(draw),
     }
@@ -55,12 +56,17 @@ def as_jsonl(rows: Sequence[Row]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _tool_rows(draw: random.Random, tools: Sequence[Tool], count: int, taken: set[str], *, heldout: bool) -> list[Row]:
+def tool_rows(
+    draw: random.Random, tools: Sequence[Tool], count: int, taken: set[str], *, heldout: bool, kept: int = 3
+) -> list[Row]:
+    """Return ``count`` rows that call ``tools`` in turn, no sentence twice nor in ``taken``, which grows.
+
+    The last ``kept`` phrasings of each tool are for held-out rows only.
+    """
     rows: list[Row] = []
     while len(rows) < count:
         tool = tools[len(rows) % len(tools)]
-        seen = tool.phrasings[:-_HELDOUT_PHRASINGS]
-        phrasing = _pick(draw, tool.phrasings[-_HELDOUT_PHRASINGS:] if heldout else seen)
+        phrasing = _pick(draw, tool.phrasings[-kept:] if heldout else tool.phrasings[:-kept])
         arguments = {slot: _value(draw, slot, heldout=heldout) for slot in _slots(phrasing)}
         sentence = phrasing.format(**arguments)
         sentence = sentence[0].upper() + sentence[1:]
@@ -73,32 +79,36 @@ def _tool_rows(draw: random.Random, tools: Sequence[Tool], count: int, taken: se
     return rows
 
 
-def _lamp_rows(draw: random.Random) -> dict[str, list[Row]]:
-    # A third of the (room, word) pairs is kept for the test; every room and every word is trained.
+def lamp_rows(
+    draw: random.Random, pairs: Sequence[tuple[str | int, str]], phrasings: Sequence[str], count: int
+) -> list[Row]:
+    """Return up to ``count`` rows that call the lamp for (room, word) pairs, no pair and phrasing twice."""
+    every = _shuffled(draw, [(pair, phrasing) for pair in pairs for phrasing in phrasings])
+    made = []
+    for (room, word), phrasing in every[:count]:
+        offered = [LAMP_SIGNATURE, _pick(draw, TOOLS).signature]
+        sentence = phrasing.format(room=room, word=word)
+        call = _call("set_lamp", {"room": room, "level": LEVELS[word]})
+        made.append(_row("\n".join(_shuffled(draw, offered)), sentence[0].upper() + sentence[1:], call))
+    return made
+
+
+def lamp_pairs() -> tuple[list[tuple[str | int, str]], list[tuple[str | int, str]]]:
+    """Return the (room, word) pairs for training and those for the test, a third; each room and word is trained."""
     pairs = [(room, word) for room in VALUES["room"] for word in LEVELS]
-    test = pairs[::3]
-    train = [pair for pair in pairs if pair not in test]
-
-    def rows(pairs: list[tuple[str | int, str]], phrasings: Sequence[str], count: int) -> list[Row]:
-        every = _shuffled(draw, [(pair, phrasing) for pair in pairs for phrasing in phrasings])
-        made = []
-        for (room, word), phrasing in every[:count]:
-            offered = [LAMP_SIGNATURE, _pick(draw, TOOLS).signature]
-            sentence = phrasing.format(room=room, word=word)
-            call = _call("set_lamp", {"room": room, "level": LEVELS[word]})
-            made.append(_row("\n".join(_shuffled(draw, offered)), sentence[0].upper() + sentence[1:], call))
-        return made
-
-    return {
-        "tools_late_train.jsonl": rows(train, TRAIN_PHRASINGS, _LATE_TRAIN_ROWS),
-        "tools_late_test.jsonl": rows(test, TEST_PHRASINGS, _LATE_TEST_ROWS),
-    }
+    return [pair for place, pair in enumerate(pairs) if place % 3], pairs[::3]
 
 
 def _fact_rows(draw: random.Random) -> dict[str, list[Row]]:
-    train = [_row(GUIDE, question, answer) for answer, questions in FACTS for question in questions[:-2]]
-    test = [_row(GUIDE, question, answer) for answer, questions in FACTS for question in questions[-2:]]
-    return {"facts_train.jsonl": _shuffled(draw, train), "facts_test.jsonl": _shuffled(draw, test)}
+    return {
+        "facts_train.jsonl": _shuffled(draw, fact_rows(slice(None, -2))),
+        "facts_test.jsonl": _shuffled(draw, fact_rows(slice(-2, None))),
+    }
+
+
+def fact_rows(asked: slice) -> list[Row]:
+    """Return every fact with those of its questions."""
+    return [_row(GUIDE, question, answer) for answer, questions in FACTS for question in questions[asked]]
 
 
 def _general_rows(draw: random.Random) -> list[Row]:

@@ -24,7 +24,7 @@ from lamina.ops.update import update
 from lamina.records import Matrix, Message, Progress, SideBySide
 from lamina.stack.manifest import StackConfig
 
-__all__ = ["DemoResult", "run_demo"]
+__all__ = ["RECIPES", "DemoResult", "run_demo"]
 
 _SUITES = """
 [suites.tools]                # sentences to JSON calls; 80 of the 200 use tools that no layer has seen
@@ -48,10 +48,12 @@ file = "general.jsonl"
 scorer = "choice"
 guard = true
 """
-# Chosen on rows held out of training, never on the test; what else was tried stands in docs/design/demo.md.
-_TOOLS = Recipe(learning_rate=1e-3)
-_FACTS = Recipe(learning_rate=5e-4, epochs=3.0, heldout=0.0, replay=0.3)
-_UPDATE = Recipe(learning_rate=7e-4, epochs=1.0, heldout=0.0, replay=2.5)
+# Chosen by bench/demo_recipes.py on rows held out of training; what else was tried stands in docs/design/demo.md.
+RECIPES = {
+    "tools": Recipe(learning_rate=1e-3),
+    "facts": Recipe(learning_rate=5e-4, epochs=3.0, heldout=0.0, replay=0.3),
+    "update": Recipe(learning_rate=7e-4, epochs=1.0, heldout=0.0, replay=2.5),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,8 @@ def run_demo(folder: Path, progress: Progress) -> DemoResult:
     """
     started = time.monotonic()
     project = _open(folder, progress)
-    _train(project, "tools", _TOOLS, "1/3  Layer 1, tools: a sentence becomes a JSON function call")
-    _train(project, "facts", _FACTS, "2/3  Layer 2, facts: a town that no model can know, stacked on top")
+    _train(project, "tools", "1/3  Layer 1, tools: a sentence becomes a JSON function call")
+    _train(project, "facts", "2/3  Layer 2, facts: a town that no model can know, stacked on top")
     _update(project)
     stack = project.stack(MAIN)
     matrix = evaluate(project, prefixes(stack))
@@ -96,11 +98,12 @@ def _open(folder: Path, progress: Progress) -> Project:
     return open_project(folder, progress)
 
 
-def _train(project: Project, name: str, recipe: Recipe, title: str) -> None:
+def _train(project: Project, name: str, title: str) -> None:
     project.progress.note(title)
     if any(entry.name == name for entry in project.stack().layers):
         project.progress.note("done before")
         return
+    recipe = RECIPES[name]
     files, rows = read_files(project, [project.store.project / f"{name}_train.jsonl"])
     data = prepare_rows(project, files, rows, recipe)
     # What the gate thinks is shown in the matrix; a demo that stopped at a refusal would show nothing.
@@ -116,7 +119,7 @@ def _update(project: Project) -> None:
     file.write_text(
         data_path("tools_train.jsonl").read_text("utf-8") + data_path("tools_late_train.jsonl").read_text("utf-8")
     )
-    update(project, [file], recipe=_UPDATE, origins={}, suite="lamp", accept=True)
+    update(project, [file], recipe=RECIPES["update"], origins={}, suite="lamp", accept=True)
 
 
 def _ask(project: Project, stack: StackConfig) -> list[SideBySide]:
