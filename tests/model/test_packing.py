@@ -7,7 +7,7 @@ from lamina.config import Recipe
 from lamina.lora.adapter import Factors
 from lamina.lora.surgery import attach, detach, fresh_adapter, linear_paths, set_trained
 from lamina.model.base import LoadedBase
-from lamina.model.packed import hidden_states, make_pack
+from lamina.model.packed import make_pack, plain_states
 from lamina.records import TokenRow
 from lamina.train.loop import _accumulate
 from lamina.train.state import TrainState
@@ -28,23 +28,22 @@ def random_adapter(base: LoadedBase, rank: int, seed: int) -> dict[str, Factors]
     return {path: Factors(f.A, torch.randn(f.B.shape, generator=generator) * 0.05) for path, f in fresh.items()}
 
 
+@torch.no_grad()
 def test_packed_states_equal_single_ones(any_base: LoadedBase) -> None:
     rows = make_rows([5, 17, 11])
     assert any_base.packed
-    with torch.no_grad(), any_base.packing():
-        together = hidden_states(any_base.model, make_pack(rows, any_base.device))
-        alone = torch.cat([hidden_states(any_base.model, make_pack([row], any_base.device)) for row in rows])
-    with torch.no_grad():
-        plain = hidden_states(any_base.model, make_pack(rows, any_base.device))
+    together, _ = any_base.last_states(rows)
+    alone = torch.cat([any_base.last_states([row])[0] for row in rows])
+    plain = plain_states(any_base.model, make_pack(rows, any_base.device))
     torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(together, plain, atol=2e-5, rtol=1e-4)
 
 
+@torch.no_grad()
 def test_a_row_does_not_notice_its_neighbour_change(llama_base: LoadedBase) -> None:
     first, second, other = make_rows([9, 12, 12])
-    with torch.no_grad(), llama_base.packing():
-        one = hidden_states(llama_base.model, make_pack([first, second], llama_base.device))
-        two = hidden_states(llama_base.model, make_pack([first, other], llama_base.device))
+    one, _ = llama_base.last_states([first, second])
+    two, _ = llama_base.last_states([first, other])
     assert torch.equal(one[: first.trained_count], two[: first.trained_count])
     assert not torch.allclose(one[first.trained_count :], two[first.trained_count :])
 
@@ -59,8 +58,7 @@ def test_gradient_does_not_depend_on_the_cut(any_base: LoadedBase, budget: int) 
         attach(any_base.model, [random_adapter(any_base, 2, seed=3)])
         state = TrainState(random_adapter(any_base, recipe.rank, seed=5), any_base.device)
         set_trained(any_base.model, state.pairs, 2.0)
-        with any_base.packing():
-            loss = _accumulate(any_base, rows, micro_tokens)
+        loss = _accumulate(any_base, rows, micro_tokens)
         return loss, state.gradient.clone()
 
     whole_loss, whole = gradient(10_000)

@@ -1,13 +1,18 @@
-"""The LoRA linear map: a frozen base, the sum of all frozen layers, and the layer in training, in one autograd step.
+"""Linear maps with layers summed onto them: a frozen base, frozen layers, and the layer in training, in one product.
 
     y = x W^T + b  +  (x C^T) D^T  +  s (x A^T) B^T
 
-C and D are the frozen layers laid side by side (``adapter.combine``). Backward computes no gradient for W, C or D, and
-keeps only x and x A^T: everything else is cheaper to compute again than to hold.
+C and D are the frozen layers laid side by side (``adapter.combine``). Maps that share an input (queries, keys and
+values; gate and up) are computed as one. Backward computes no gradient for W, C or D, and keeps only x and the thin
+x [C; A]^T: everything else is cheaper to compute again than to hold.
+
+Legend: T tokens, d_in and d_out widths, N the sum of the maps' d_out, R the sum of all ranks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +20,9 @@ from torch import Tensor, nn
 
 from lamina.lora.adapter import Factors
 
-__all__ = ["LoRALinear"]
+__all__ = ["LoRALinear", "Product", "product_of", "trained_parameters"]
+
+_WORTH_FOLDING = 0.1
 
 
 class LoRALinear(nn.Module):
@@ -23,7 +30,7 @@ class LoRALinear(nn.Module):
 
     Attributes:
         original: the module that this one stands in for, kept so that detaching restores it.
-        weight: (d_out, d_in) frozen, a view of the original's.
+        weight: (d_out, d_in) frozen: the original's, or its sum with the frozen layers where that costs less.
         frozen: the frozen layers as one pair of factors, scale folded in, or None.
         trained: (A, B) parameters of the layer in training, or None.
         scale: what the trained pair is multiplied by.
@@ -45,53 +52,170 @@ class LoRALinear(nn.Module):
         """The module this one stands in for."""
         return self._original[0]
 
+    def freeze(self, factors: Factors) -> None:
+        """Sum ``factors`` onto the map for good.
+
+        Few ranks stay factors, exact and thin. Many would cost more than the map itself at every token; they are added
+        to the weight, in float32, and rounded once to its dtype (law 9's bound: the error of holding a weight in that
+        dtype at all).
+        """
+        d_out, d_in = self.weight.shape
+        if factors.rank * (d_out + d_in) <= _WORTH_FOLDING * d_out * d_in:
+            self.frozen = Factors(factors.A.to(self.weight), factors.B.to(self.weight))
+            return
+        A, B = (factor.to(self.weight.device, torch.float32) for factor in (factors.A, factors.B))
+        self.weight = torch.addmm(self.weight.float(), B, A).to(self.weight.dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., d_out) for ``x`` (..., d_in)."""
-        frozen = (None, None) if self.frozen is None else (self.frozen.A, self.frozen.B)
-        trained = (None, None) if self.trained is None else self.trained
-        y: Tensor = _SummedLinear.apply(  # type: ignore[no-untyped-call]
-            x.reshape(-1, x.shape[-1]), self.weight, self.bias, *frozen, *trained, self.scale
+        y: Tensor = _Applied.apply(  # type: ignore[no-untyped-call]
+            x.reshape(-1, x.shape[-1]), product_of([self], x.dtype), *trained_parameters([self])
         )
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
-class _SummedLinear(torch.autograd.Function):
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One map's share of a product: its columns of y, its columns of h, its (d_out, r) up-projection, and the trained.
+
+    ``trained`` are the columns of h whose gradients are wanted, None when nothing is in training.
+    """
+
+    out: slice
+    inner: slice
+    B: Tensor
+    trained: slice | None
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Maps that share an input, ready for one pass.
+
+    Attributes:
+        weight: (N, d_in).
+        bias: (N,) or None.
+        A: (R, d_in), all down-projections, or None without layers.
+        parts: one for each map that has layers.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    A: Tensor | None
+    parts: tuple[_Part, ...]
+
+    def forward(self, x: Tensor, add: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return ``add`` plus the maps' outputs, (T, N), and h = x A^T, (T, R), which backward asks for."""
+        start = self.bias if add is None else add
+        y = x @ self.weight.t() if start is None else torch.addmm(start, x, self.weight.t())
+        if add is not None and self.bias is not None:
+            y += self.bias
+        if self.A is None:
+            return y, None
+        h = x @ self.A.t()
+        for part in self.parts:
+            y[:, part.out].addmm_(h[:, part.inner], part.B.t())
+        return y, h
+
+    def pull(self, g: Tensor, *, need_dx: bool = True) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of x (None if not needed) and of h, for the gradient ``g`` (T, N) of the outputs."""
+        dx = g @ self.weight if need_dx else None
+        if self.A is None:
+            return dx, None
+        dh = g.new_empty(len(g), len(self.A))
+        for part in self.parts:
+            torch.mm(g[:, part.out], part.B, out=dh[:, part.inner])
+        if dx is not None:
+            dx.addmm_(dh, self.A)
+        return dx, dh
+
+    def gradients(self, g: Tensor, x: Tensor, h: Tensor | None, dh: Tensor | None) -> list[Tensor]:
+        """Return the float32 gradients of every trained A and B, in order."""
+        found: list[Tensor] = []
+        for part in self.parts:
+            if part.trained is not None and h is not None and dh is not None:
+                found.append((dh[:, part.trained].t() @ x).float())
+                found.append((h[:, part.trained].t() @ g[:, part.out]).t().float().mul_(part.scale))
+        return found
+
+
+class _Applied(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        W: Tensor,
-        bias: Tensor | None,
-        C: Tensor | None,
-        D: Tensor | None,
-        A: Tensor | None,
-        B: Tensor | None,
-        scale: float,
-    ) -> Tensor:
-        y = x @ W.t() if bias is None else torch.addmm(bias, x, W.t())
-        if C is not None and D is not None:
-            y.addmm_(x @ C.t(), D.t())
-        h = None
-        if A is not None and B is not None:
-            A, B = A.to(x.dtype), B.to(x.dtype)
-            h = x @ A.t()
-            y.addmm_(h, B.t(), alpha=scale)
-        ctx.save_for_backward(x if A is not None else None, W, C, D, A, B, h)
-        ctx.scale = scale
+    def forward(ctx: Any, x: Tensor, product: Product, *parameters: nn.Parameter) -> Tensor:
+        y, h = product.forward(x)
+        ctx.save_for_backward(x if parameters else None, h)
+        ctx.product = product
         return y
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        x, W, C, D, A, B, h = ctx.saved_tensors
-        (g,) = upstream
-        dh = None if A is None else (g @ B).mul_(ctx.scale)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = g @ W
-            if C is not None:
-                dx.addmm_(g @ D, C)
-            if dh is not None:
-                dx.addmm_(dh, A)
-        if dh is None:
-            return dx, None, None, None, None, None, None, None
-        return dx, None, None, None, None, (dh.t() @ x).float(), (g.t() @ h).mul_(ctx.scale).float(), None
+        x, h = ctx.saved_tensors
+        g = upstream[0].contiguous()
+        dx, dh = ctx.product.pull(g, need_dx=ctx.needs_input_grad[0])
+        return dx, None, *([] if x is None else ctx.product.gradients(g, x, h, dh))
+
+
+def trained_parameters(maps: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """Return A and B of every map that has a layer in training, in order."""
+    return [
+        factor for each in maps if isinstance(each, LoRALinear) and each.trained is not None for factor in each.trained
+    ]
+
+
+def product_of(maps: Sequence[nn.Module], dtype: torch.dtype) -> Product:
+    """Return what ``maps``, which share an input, are at this moment, as one product."""
+    weights = [_weight(each) for each in maps]
+    downs: list[Tensor] = []
+    parts: list[_Part] = []
+    column, rank = 0, 0
+    for each, weight in zip(maps, weights, strict=True):
+        out = slice(column, column := column + weight.shape[0])
+        if isinstance(each, LoRALinear) and (each.frozen is not None or each.trained is not None):
+            part = _part(each, out, rank, dtype, downs)
+            parts.append(part)
+            rank = part.inner.stop
+    A = None if not downs else downs[0] if len(downs) == 1 else torch.cat(downs)
+    return Product(_side_by_side(weights), _biases(maps, weights), A, tuple(parts))
+
+
+def _part(each: LoRALinear, out: slice, start: int, dtype: torch.dtype, downs: list[Tensor]) -> _Part:
+    ups: list[Tensor] = []
+    rank, trained = start, None
+    if each.frozen is not None:
+        downs.append(each.frozen.A)
+        ups.append(each.frozen.B)
+        rank += each.frozen.rank
+    if each.trained is not None:
+        A, B = each.trained
+        downs.append(A.detach().to(dtype))
+        ups.append((B.detach() * each.scale).to(dtype))
+        trained = slice(rank, rank := rank + A.shape[0])
+    return _Part(out, slice(start, rank), ups[0] if len(ups) == 1 else torch.cat(ups, 1), trained, each.scale)
+
+
+def _weight(each: nn.Module) -> Tensor:
+    weight: Tensor = each.weight  # type: ignore[assignment]
+    return weight.detach()
+
+
+def _biases(maps: Sequence[nn.Module], weights: Sequence[Tensor]) -> Tensor | None:
+    biases: list[Tensor | None] = [each.bias for each in maps]  # type: ignore[misc]
+    if all(bias is None for bias in biases):
+        return None
+    zeros = (weight.new_zeros(weight.shape[0]) for weight in weights)
+    return torch.cat([zero if bias is None else bias.detach() for bias, zero in zip(biases, zeros, strict=True)])
+
+
+def _side_by_side(weights: Sequence[Tensor]) -> Tensor:
+    """Return the weights as one matrix: a view where they lie one behind the other in memory, else a copy."""
+    first = weights[0]
+    if len(weights) == 1:
+        return first
+    end = first.data_ptr()
+    adjacent = True
+    for weight in weights:
+        adjacent = adjacent and weight.is_contiguous() and weight.data_ptr() == end
+        end = weight.data_ptr() + weight.nbytes
+    if adjacent and first.untyped_storage().data_ptr() == weights[-1].untyped_storage().data_ptr():
+        return first.as_strided((sum(len(weight) for weight in weights), first.shape[1]), (first.shape[1], 1))
+    return torch.cat(list(weights))

@@ -46,7 +46,7 @@ def attach(model: nn.Module, adapters: Sequence[Adapter], scales: Sequence[float
         if (factors.A.shape[1], factors.B.shape[0]) != expected:
             found = (factors.A.shape[1], factors.B.shape[0])
             raise StackError(f"layer does not fit the base: {path} maps {expected}, the layer {found}")
-        wrapper.frozen = Factors(factors.A.to(wrapper.weight), factors.B.to(wrapper.weight))
+        wrapper.freeze(factors)
 
 
 def set_trained(model: nn.Module, pairs: dict[str, tuple[nn.Parameter, nn.Parameter]], scale: float) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -17,11 +19,20 @@ from lamina.errors import StackError
 from lamina.model.bundled import BUNDLED_NAME, prepare_bundled
 from lamina.model.convert import convert_gguf
 from lamina.model.digest import digest_files
+from lamina.model.fused import FusedDecoder
 from lamina.model.head import Head, head_agrees, make_head
-from lamina.model.machine import cache_folder, keep_freed_memory, pick_device, pick_dtype
-from lamina.model.packed import packed_mode, supports_packing
+from lamina.model.machine import cache_folder, keep_freed_memory, pick_device, pick_dtype, pick_kernels
+from lamina.model.packed import (
+    Pack,
+    find_fused,
+    fused_states,
+    make_pack,
+    packed_mode,
+    plain_states,
+    supports_packing,
+)
 from lamina.model.template import PLAIN_TEMPLATE
-from lamina.records import Progress
+from lamina.records import Progress, TokenRow
 from lamina.refs import Digest
 from lamina.stack.manifest import BasePin
 
@@ -47,6 +58,7 @@ class LoadedBase:
     Attributes:
         stop_ids: tokens that end an answer.
         packed: whether rows can be trained and scored packed; else they go one at a time, which is slower.
+        fused: the decoder as fused blocks, None for families that take transformers' own path.
         context: longest input in tokens.
     """
 
@@ -57,6 +69,7 @@ class LoadedBase:
     head: Head
     stop_ids: frozenset[int]
     packed: bool
+    fused: FusedDecoder | None
     context: int
 
     @property
@@ -64,9 +77,16 @@ class LoadedBase:
         """Where the weights lie."""
         return self.head.weight.device
 
-    def packing(self) -> AbstractContextManager[None]:
-        """Return the context in which ``hidden_states`` takes several rows at once, if this family can."""
-        return packed_mode(self.model) if self.packed else nullcontext()
+    def last_states(self, rows: Sequence[TokenRow], *, recompute: bool = False) -> tuple[Tensor, Pack]:
+        """Return the last hidden states, (N, width), in front of every trained token, and the pack they come from.
+
+        With ``recompute`` fused blocks keep only their inputs for backward: slower, a tenth of the memory, equal bits.
+        """
+        pack = make_pack(rows, self.device, share=self.fused is not None)
+        if self.fused is not None:
+            return fused_states(self.fused, pack, recompute=recompute), pack
+        with packed_mode(self.model) if self.packed else nullcontext():
+            return plain_states(self.model, pack), pack
 
 
 def resolve_base(settings: BaseSettings, progress: Progress) -> Base:
@@ -106,9 +126,10 @@ def load_base(base: Base, *, dtype: torch.dtype | None = None) -> LoadedBase:
         reason = str(error).strip().splitlines()[0]
         raise StackError(f"{base.folder}: transformers cannot load it: {reason}", hint="try another --base") from error
     model.requires_grad_(False).eval().to(device)
-    head = make_head(model)
+    head = make_head(model, pick_kernels(device))
     if not head_agrees(model, head):
         raise StackError(f"{base.folder}: {base.pin.family} computes its logits in a way lamina does not know")
+    fused = find_fused(model)
     return LoadedBase(
         model=model,
         tokenizer=tokenizer,
@@ -116,7 +137,8 @@ def load_base(base: Base, *, dtype: torch.dtype | None = None) -> LoadedBase:
         pin=base.pin,
         head=head,
         stop_ids=_stop_ids(model, tokenizer),
-        packed=supports_packing(model),
+        packed=fused is not None or supports_packing(model),
+        fused=fused,
         context=int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048),
     )
 

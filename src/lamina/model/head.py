@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from lamina.kernels.shapes import Kernels
+
 __all__ = ["Head", "head_agrees", "make_head"]
 
-_BLOCK = 512
+_BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,14 @@ class Head:
         bias: (V,) or None.
         factor: multiplies the logits (Cohere's ``logit_scale``, 1 / Granite's ``logits_scaling``).
         softcap: Gemma's cap on logits, or None.
+        kernels: what computes losses and their gradients.
     """
 
     weight: Tensor
     bias: Tensor | None
     factor: float
     softcap: float | None
+    kernels: Kernels
 
     def logits(self, states: Tensor) -> Tensor:
         """Return float32 logits, (N, V), of ``states`` (N, width)."""
@@ -56,7 +60,7 @@ class Head:
     def log_probs(self, states: Tensor, targets: Tensor) -> Tensor:
         """Return each target's log-probability in nats, (N,)."""
         blocks = zip(states.split(_BLOCK), targets.split(_BLOCK), strict=True)
-        return torch.cat([-F.cross_entropy(self.logits(block), wanted, reduction="none") for block, wanted in blocks])
+        return torch.cat([-_block_loss(block, wanted, self, with_slope=False)[0] for block, wanted in blocks])
 
 
 class _LossSum(torch.autograd.Function):
@@ -66,10 +70,10 @@ class _LossSum(torch.autograd.Function):
         gradient = torch.empty_like(states) if states.requires_grad else None
         for start in range(0, len(targets), _BLOCK):
             block = slice(start, start + _BLOCK)
-            loss, slope = _block_loss(states[block], targets[block], head, gradient is not None)
-            total += loss
-            if gradient is not None and slope is not None:
-                gradient[block] = slope
+            losses, slope = _block_loss(states[block], targets[block], head, with_slope=gradient is not None)
+            total += losses.sum()
+            if gradient is not None:
+                torch.mm(slope, head.weight, out=gradient[block])
         ctx.save_for_backward(gradient)
         return total
 
@@ -79,30 +83,21 @@ class _LossSum(torch.autograd.Function):
         return gradient * upstream[0], None, None
 
 
-def _block_loss(states: Tensor, targets: Tensor, head: Head, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    logits = head.logits(states)
-    log_normaliser = torch.logsumexp(logits, -1)
-    chosen = logits.gather(1, targets[:, None])[:, 0]
-    loss = (log_normaliser - chosen).sum()
-    if not with_gradient:
-        return loss, None
-    cap_slope = None if head.softcap is None else 1 - (logits / head.softcap) ** 2
-    slope = logits.sub_(log_normaliser[:, None]).exp_()
-    slope[torch.arange(len(targets), device=targets.device), targets] -= 1.0
-    if cap_slope is not None:
-        slope *= cap_slope
-    if head.factor != 1.0:
-        slope *= head.factor
-    return loss, slope.to(states.dtype) @ head.weight
+def _block_loss(states: Tensor, targets: Tensor, head: Head, *, with_slope: bool) -> tuple[Tensor, Tensor]:
+    """Return the losses of a block, (n,), and its logits, which with ``with_slope`` have become their gradient."""
+    logits = F.linear(states, head.weight, head.bias)
+    losses = head.kernels.cross_entropy_(logits, targets, head.factor, head.softcap, with_slope=with_slope)
+    return losses, logits
 
 
-def make_head(model: PreTrainedModel) -> Head:
+def make_head(model: PreTrainedModel, kernels: Kernels) -> Head:
     """Return the head of a causal language model, read from its configuration."""
     output = model.get_output_embeddings()
     config = model.config
     factor = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)
-    return Head(output.weight.detach(), None if output.bias is None else output.bias.detach(), factor, softcap)
+    bias = None if output.bias is None else output.bias.detach()
+    return Head(output.weight.detach(), bias, factor, softcap, kernels)
 
 
 @torch.no_grad()

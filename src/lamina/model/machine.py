@@ -5,13 +5,25 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 from pathlib import Path
 
 import torch
 
 from lamina.errors import MachineError
+from lamina.kernels.native import build_native
+from lamina.kernels.reference import TorchKernels
+from lamina.kernels.shapes import Kernels
 
-__all__ = ["cache_folder", "describe_machine", "keep_freed_memory", "pick_device", "pick_dtype", "require_disk"]
+__all__ = [
+    "cache_folder",
+    "describe_machine",
+    "keep_freed_memory",
+    "pick_device",
+    "pick_dtype",
+    "pick_kernels",
+    "require_disk",
+]
 
 
 # From glibc's malloc.h.
@@ -62,6 +74,15 @@ def describe_machine() -> dict[str, str | int]:
         "torch": torch.__version__,
         "system": platform.platform(terse=True),
     }
+
+
+def pick_kernels(device: torch.device) -> Kernels:
+    """Return the kernels compiled for this CPU, built on first use; torch's own on a GPU or without a compiler."""
+    if device.type == "cpu" and sys.platform == "linux":
+        found = build_native(cache_folder() / "kernels", f"{_cpu_name()} {sorted(_cpu_flags())}")
+        if found is not None:
+            return found
+    return TorchKernels()
 
 
 def cache_folder() -> Path:
