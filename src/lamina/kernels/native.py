@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lamina.kernels.shapes import Heads, Mask, Places, Slopes, Turns
+from lamina.kernels.shapes import Heads, Mask, Places, Turns
 from lamina.refs import Digest
 
 __all__ = ["NativeKernels", "build_native"]

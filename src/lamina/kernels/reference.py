@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lamina.kernels.shapes import Heads, Mask, Places, Slopes, Turns
+from lamina.kernels.shapes import Heads, Mask, Places, Turns
 
 __all__ = ["TorchKernels"]
 
@@ -36,7 +36,7 @@ class TorchKernels:
     def gate(self, both: Tensor, *, gelu: bool) -> Tensor:
         """See ``Kernels``."""
         gate, up = both.chunk(2, -1)
-        opened = F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)
+        opened: Tensor = F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)
         return opened * up
 
     def gate_backward_(self, both: Tensor, g: Tensor, *, gelu: bool) -> Tensor:

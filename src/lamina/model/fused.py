@@ -54,6 +54,14 @@ class FusedDecoder:
         return normed
 
 
+    def bytes_per_token(self, element_bytes: int, *, recompute: bool) -> int:
+        """Return the memory that one token takes between forward and backward, with what a running block needs."""
+        whole = max(block.numbers_per_token() for block in self.blocks)
+        width = len(self.last.weight)
+        kept = width if recompute else whole
+        return element_bytes * (kept * len(self.blocks) + 2 * whole)
+
+
 class _LastNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: Norm, kernels: Kernels) -> Tensor:

@@ -33,7 +33,7 @@ def train_steps(base: LoadedBase, state: TrainState, rows: Sequence[TokenRow], r
     for number in range(state.step + 1, len(steps) + 1):
         started = time.perf_counter()
         chosen = [rows[index] for index in steps[number - 1]]
-        loss = _accumulate(base, chosen, recipe.micro_tokens)
+        loss = accumulate(base, state, chosen)
         rate = learning_rate(
             number, len(steps), peak=recipe.learning_rate, warmup=recipe.warmup, final_rate=recipe.final_rate
         )
