@@ -28,6 +28,8 @@ __all__ = [
 
 CONFIG_NAME = "lamina.toml"
 SCORERS = ("call", "choice", "contains", "exact", "likelihood", "number")
+# Methods that rescale the base or start from a changed one.
+_NO_ADDITIONS = {"dora": "DoRA", "pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "loftq": "LoftQ"}
 M = TypeVar("M", bound=BaseModel)
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -41,15 +43,16 @@ class Recipe(BaseModel):
     alpha: float = Field(32.0, gt=0, description="LoRA alpha: the layer's addition is scaled by alpha / r")
     rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv:2312.03732)")
     learning_rate: float = Field(5e-4, gt=0, le=1, description="peak learning rate of AdamW")
+    b_rate: float = Field(1.0, gt=0, le=1000, description="LoRA+: learning rate of B over A's (arXiv:2402.12354)")
     weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW weight decay on the factors")
     epochs: float = Field(1.0, gt=0, le=1000, description="passes over the training rows; fractions are allowed")
     batch_rows: int = Field(8, ge=1, description="rows per optimiser step")
-    micro_tokens: int = Field(4096, ge=16, description="most tokens in one forward pass; longer steps accumulate")
     max_length: int = Field(0, ge=0, description="longest row in tokens; 0 means the base's context length")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     final_rate: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
     clip: float = Field(1.0, gt=0, description="largest gradient norm; larger gradients are scaled down to it")
     heldout: float = Field(0.05, ge=0, lt=1, description="share of the rows kept out to measure held-out loss")
+    patience: int = Field(3, ge=0, description="stop after so many held-out losses without a new best; 0 means never")
     replay: float = Field(0.1, ge=0, le=10, description="rows of earlier layers mixed in, as a share of the new rows")
     seed: int = Field(0, ge=0, description="seed of initialisation, shuffling and held-out choice")
     max_lost: float = Field(0.01, ge=0, le=1, description="refuse when more than this share of trained tokens is cut")
@@ -132,8 +135,20 @@ def _describe(model: type[BaseModel], item: dict[str, Any]) -> str:
     name = ".".join(location)
     if item["type"] != "extra_forbidden":
         return f"{name}: {item['msg'][:1].lower()}{item['msg'][1:]}, got {item['input']!r}"
+    if refused := _refused_method(location, item["input"]):
+        return (
+            f"{name}: {refused} is refused, since layers only add up exactly when each is a plain low-rank addition "
+            "to an unchanged base"
+        )
     nearest = difflib.get_close_matches(location[-1], _known_keys(model, location[:-1]), n=1, cutoff=0.4)
     return f"unknown key '{name}'" + (f", did you mean '{nearest[0]}'?" if nearest else "")
+
+
+def _refused_method(location: list[str], value: object) -> str | None:
+    if location[0] != "train":
+        return None
+    words = f"{location[-1]} {value}".lower()
+    return next((title for method, title in _NO_ADDITIONS.items() if method in words), None)
 
 
 def _known_keys(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -10,7 +10,8 @@ from lamina.lora.adapter import Factors, combine, scale_of
 from lamina.lora.surgery import attach, detach, fresh_adapter, set_trained
 from lamina.model.base import LoadedBase
 from lamina.records import TokenRow
-from lamina.train.loop import _accumulate
+from lamina.train.memory import MicroBatch
+from lamina.train.passes import accumulate
 from lamina.train.state import TrainState
 
 IDS = torch.tensor([[5, 9, 33, 121, 7, 88, 64, 2]])
@@ -52,7 +53,7 @@ def test_gradients_equal_pefts(any_base: LoadedBase) -> None:
     recipe = Recipe(rank=4, alpha=8)
     state = TrainState(start, any_base.device)
     set_trained(any_base.model, state.pairs, scale_of(4, 8, rslora=recipe.rslora))
-    loss = _accumulate(any_base, [row], 4096)
+    loss = accumulate(any_base, state, [row], MicroBatch(4096))
     detach(any_base.model)
     oracle = get_peft_model(
         any_base.model,

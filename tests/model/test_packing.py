@@ -9,7 +9,8 @@ from lamina.lora.surgery import attach, detach, fresh_adapter, linear_paths, set
 from lamina.model.base import LoadedBase
 from lamina.model.packed import make_pack, plain_states
 from lamina.records import TokenRow
-from lamina.train.loop import _accumulate
+from lamina.train.memory import MicroBatch
+from lamina.train.passes import accumulate
 from lamina.train.state import TrainState
 
 
@@ -58,7 +59,7 @@ def test_gradient_does_not_depend_on_the_cut(any_base: LoadedBase, budget: int) 
         attach(any_base.model, [random_adapter(any_base, 2, seed=3)])
         state = TrainState(random_adapter(any_base, recipe.rank, seed=5), any_base.device)
         set_trained(any_base.model, state.pairs, 2.0)
-        loss = _accumulate(any_base, rows, micro_tokens)
+        loss = accumulate(any_base, state, rows, MicroBatch(micro_tokens))
         return loss, state.gradient.clone()
 
     whole_loss, whole = gradient(10_000)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from lamina.ops import train as train_module
+from lamina.ops.train import TrainResult
 from lamina.records import Quiet
 from lamina.stack.lineage import history
 from lamina.stack.store import Store
@@ -201,17 +204,26 @@ class Interrupting(Quiet):
         return watch()
 
 
-def train_with(project: Path, progress: Quiet) -> str:
+def train_with(project: Path, progress: Quiet, **settings: Any) -> TrainResult:
     from lamina.config import Recipe
     from lamina.ops.project import open_project
     from lamina.ops.rows import prepare_rows, read_files
 
     opened = open_project(project, progress)
-    recipe = Recipe(rank=4, epochs=3.0, learning_rate=1e-2)
+    recipe = Recipe(**{"rank": 4, "epochs": 3.0, "learning_rate": 1e-2} | settings)
     files, rows = read_files(opened, [project / "rows.jsonl"])
     data = prepare_rows(opened, files, rows, recipe)
-    result = train_module.train_layer(opened, data, name="fox", recipe=recipe, origins={})
-    return result.config.weights
+    return train_module.train_layer(opened, data, name="fox", recipe=recipe, origins={})
+
+
+class Noting(Quiet):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def test_law_6_ctrl_c_then_again_gives_the_same_bits(
@@ -226,13 +238,13 @@ def test_law_6_ctrl_c_then_again_gives_the_same_bits(
     assert [move.why for move in history(Store.find(project), "main")] == ["init"]
     (checkpoint,) = (project / ".lamina" / "runs").glob("*/checkpoint.safetensors")
     assert checkpoint.stat().st_size > 1000
-    resumed = train_with(project, Quiet())
+    resumed = train_with(project, Quiet()).config.weights
     assert not list((project / ".lamina" / "runs").iterdir())
 
     whole = tmp_path / "whole"
     assert cli("init", str(whole), "--base", str(base_folders["llama"])).code == 0
     write_rows(whole / "rows.jsonl", 40)
-    assert train_with(whole, Quiet()) == resumed
+    assert train_with(whole, Quiet()).config.weights == resumed
 
 
 def test_law_6_kill_9_then_again_gives_the_same_bits(
@@ -251,9 +263,61 @@ def test_law_6_kill_9_then_again_gives_the_same_bits(
     done = subprocess.run([sys.executable, "-c", code, str(project), here], check=False, capture_output=True)
     assert done.returncode == -9, done.stderr
     assert list((project / ".lamina" / "runs").glob("*/checkpoint.safetensors"))
-    resumed = train_with(project, Quiet())
+    resumed = train_with(project, Quiet()).config.weights
 
     whole = tmp_path / "whole"
     assert cli("init", str(whole), "--base", str(base_folders["llama"])).code == 0
     write_rows(whole / "rows.jsonl", 40)
-    assert train_with(whole, Quiet()) == resumed
+    assert train_with(whole, Quiet()).config.weights == resumed
+
+
+def write_noise(path: Path) -> None:
+    """Rows with nothing to learn but themselves, so that the held-out loss rises again."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefgh", k=6)) for _ in range(60)]
+    path.write_text("".join(json.dumps({"prompt": word, "completion": word[::-1]}) + "\n" for word in words))
+
+
+OVERFITTING = {"epochs": 30.0, "heldout": 0.3, "patience": 2}
+
+
+def test_a_run_stops_early_and_its_best_step_is_the_layer(
+    project: Path, base_folders: Any, cli: Any, tmp_path: Path
+) -> None:
+    write_noise(project / "rows.jsonl")
+    said = Noting()
+    stopped = train_with(project, said, **OVERFITTING).config
+    (early,) = [note for note in said.notes if note.startswith("Stopped at step")]
+    (kept,) = [note for note in said.notes if note.startswith("Held-out loss was best at step")]
+    steps, planned = (int(number) for number in re.findall(r"\d+", early))
+    best = int(re.findall(r"\d+", kept)[0])
+    assert best < steps == stopped.cost.steps < planned
+    assert stopped.recipe["patience"] == 2
+
+    whole = tmp_path / "whole"
+    assert cli("init", str(whole), "--base", str(base_folders["llama"])).code == 0
+    write_noise(whole / "rows.jsonl")
+    patient = train_with(whole, Quiet(), **OVERFITTING | {"patience": 0}).config
+    assert patient.cost.steps == planned
+    assert patient.weights == stopped.weights
+    assert stopped.heldout_loss_before is not None
+    assert stopped.heldout_loss_after == patient.heldout_loss_after
+
+
+@pytest.mark.parametrize("stop_at", [2, 30, 60])
+def test_law_6_holds_with_early_stopping(
+    project: Path, base_folders: Any, cli: Any, tmp_path: Path, stop_at: int
+) -> None:
+    import signal
+
+    write_noise(project / "rows.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        train_with(project, Interrupting(stop_at, lambda: signal.raise_signal(signal.SIGINT)), **OVERFITTING)
+    resumed = train_with(project, Quiet(), **OVERFITTING).config
+
+    whole = tmp_path / "whole"
+    assert cli("init", str(whole), "--base", str(base_folders["llama"])).code == 0
+    write_noise(whole / "rows.jsonl")
+    expected = train_with(whole, Quiet(), **OVERFITTING).config
+    assert (resumed.weights, resumed.cost.steps) == (expected.weights, expected.cost.steps)
+    assert resumed.heldout_loss_after == expected.heldout_loss_after

@@ -11,15 +11,21 @@ from lamina.errors import StackError
 from lamina.lora.surgery import fresh_adapter
 from lamina.model.base import LoadedBase, load_base, resolve_base
 from lamina.records import Quiet, TokenRow
-from lamina.train.loop import mean_loss, train_steps
+from lamina.train.loop import train_steps
+from lamina.train.memory import MicroBatch
+from lamina.train.passes import mean_loss
 from lamina.train.schedule import learning_rate, plan_steps
 from lamina.train.state import TrainState
 
-RECIPE = Recipe(rank=4, epochs=3, batch_rows=4, learning_rate=1e-2, micro_tokens=32)
+RECIPE = Recipe(rank=4, epochs=3, batch_rows=4, learning_rate=1e-2)
 
 
-def make_rows() -> list[TokenRow]:
-    generator = torch.Generator().manual_seed(0)
+# Rows of noise: what is learnt by heart makes other noise less likely, so the held-out loss soon rises.
+STOPPING = RECIPE.model_copy(update={"epochs": 30.0, "patience": 2})
+
+
+def make_rows(seed: int = 0) -> list[TokenRow]:
+    generator = torch.Generator().manual_seed(seed)
     rows = []
     for index in range(10):
         ids = torch.randint(2, 290, (6 + index,), generator=generator).tolist()
@@ -27,15 +33,21 @@ def make_rows() -> list[TokenRow]:
     return rows
 
 
+def make_heldout() -> list[TokenRow]:
+    return [TokenRow(row.ids[:5], (False,) + (True,) * 4) for row in make_rows(seed=1)[:8]]
+
+
 def start(base: LoadedBase) -> TrainState:
-    return TrainState(fresh_adapter(base.model, RECIPE.rank, RECIPE.seed), base.device)
+    state = TrainState(fresh_adapter(base.model, RECIPE.rank, RECIPE.seed), base.device)
+    state.micro = MicroBatch(32)
+    return state
 
 
 def test_it_learns_on_every_family(any_base: LoadedBase) -> None:
     rows = make_rows()
-    before = mean_loss(any_base, rows, 64)
+    before = mean_loss(any_base, rows)
     records = list(train_steps(any_base, start(any_base), rows, RECIPE))
-    assert mean_loss(any_base, rows, 64) < before - 0.05
+    assert mean_loss(any_base, rows) < before - 0.05
     assert [record.step for record in records] == list(range(1, 10))
     assert sum(record.tokens for record in records) == 3 * sum(len(row.ids) for row in rows)
 
@@ -47,9 +59,9 @@ def test_a_bfloat16_base_learns_what_a_float32_base_learns(base_folders: dict[st
         base = load_base(resolve_base(BaseSettings(model=str(base_folders["llama"])), Quiet()), dtype=dtype)
         state = start(base)
         first = state.values.clone()
-        before = mean_loss(base, rows, 64)
+        before = mean_loss(base, rows)
         list(train_steps(base, state, rows, RECIPE))
-        assert mean_loss(base, rows, 64) < before - 0.05
+        assert mean_loss(base, rows) < before - 0.05
         assert state.values.dtype == torch.float32
         moves[dtype] = state.values - first
     assert torch.cosine_similarity(moves[torch.float32], moves[torch.bfloat16], dim=0) > 0.9
@@ -73,6 +85,85 @@ def test_resumed_run_equals_the_uninterrupted_one(llama_base: LoadedBase, tmp_pa
     assert torch.equal(resumed.variance, whole.variance)
 
 
+def test_it_stops_early_and_keeps_the_best(llama_base: LoadedBase) -> None:
+    rows, heldout = make_rows(), make_heldout()
+    patient = start(llama_base)
+    everything = list(train_steps(llama_base, patient, rows, STOPPING.model_copy(update={"patience": 0}), heldout))
+    assert len(everything) == everything[-1].steps == 90
+    measured = {record.step: record.heldout_loss for record in everything if record.heldout_loss is not None}
+    best = min(measured, key=lambda step: measured[step])
+    after = sorted(step for step in measured if step > best)
+    assert min(measured) < best
+    assert (after[-1], len(after) > 2) == (90, True)  # or there would be nothing to stop for
+
+    state = start(llama_base)
+    stopped = list(train_steps(llama_base, state, rows, STOPPING, heldout))
+    assert stopped[-1].step == after[1]
+    assert [record.loss for record in stopped] == [record.loss for record in everything[: after[1]]]
+    assert list(train_steps(llama_base, state, rows, STOPPING, heldout)) == []
+    for run in (patient, state):
+        run.restore_best()
+    assert torch.equal(state.values, patient.values)
+    assert mean_loss(llama_base, heldout) == measured[best]
+
+    direct = start(llama_base)
+    steps = train_steps(llama_base, direct, rows, STOPPING)
+    for _ in range(best):
+        next(steps)
+    assert torch.equal(direct.values, state.values)
+
+
+@pytest.mark.parametrize("stop_at", [1, 13, 26, 39, 50])
+def test_resumed_run_stops_early_where_the_uninterrupted_one_does(
+    llama_base: LoadedBase, tmp_path: Path, stop_at: int
+) -> None:
+    rows, heldout = make_rows(), make_heldout()
+    whole = start(llama_base)
+    records = list(train_steps(llama_base, whole, rows, STOPPING, heldout))
+    assert stop_at < len(records) < 90
+    stopped = start(llama_base)
+    steps = train_steps(llama_base, stopped, rows, STOPPING, heldout)
+    for _ in range(stop_at):
+        next(steps)
+    stopped.save(tmp_path / "c.safetensors", {})
+    steps.close()
+    resumed = start(llama_base)
+    resumed.load(tmp_path / "c.safetensors")
+    rest = list(train_steps(llama_base, resumed, rows, STOPPING, heldout))
+    seen = [(record.step, record.loss, record.heldout_loss) for record in rest]
+    assert seen == [(record.step, record.loss, record.heldout_loss) for record in records[stop_at:]]
+    assert whole.best is not None
+    assert resumed.best is not None
+    assert torch.equal(resumed.values, whole.values)
+    assert torch.equal(resumed.best.values, whole.best.values)
+    assert (resumed.best.step, resumed.best.loss, resumed.best.misses) == (
+        whole.best.step,
+        whole.best.loss,
+        whole.best.misses,
+    )
+
+
+def test_a_checkpoint_of_the_last_step_is_still_over(llama_base: LoadedBase, tmp_path: Path) -> None:
+    rows, heldout = make_rows(), make_heldout()
+    whole = start(llama_base)
+    list(train_steps(llama_base, whole, rows, STOPPING, heldout))
+    whole.save(tmp_path / "c.safetensors", {})
+    resumed = start(llama_base)
+    resumed.load(tmp_path / "c.safetensors")
+    assert list(train_steps(llama_base, resumed, rows, STOPPING, heldout)) == []
+
+
+def test_measuring_changes_no_step(llama_base: LoadedBase) -> None:
+    rows = make_rows()
+    alone, watched = start(llama_base), start(llama_base)
+    patient = STOPPING.model_copy(update={"patience": 0})
+    list(train_steps(llama_base, alone, rows, patient))
+    list(train_steps(llama_base, watched, rows, patient, make_heldout()))
+    assert watched.best is not None
+    assert alone.best is None
+    assert torch.equal(alone.values, watched.values)
+
+
 def test_damaged_checkpoint_is_refused(llama_base: LoadedBase, tmp_path: Path) -> None:
     (tmp_path / "c.safetensors").write_bytes(b"broken")
     with pytest.raises(StackError, match="damaged checkpoint"):
@@ -90,6 +181,42 @@ def test_update_is_adamw(llama_base: LoadedBase) -> None:
         state.update(learning_rate=1e-2, weight_decay=0.1, clip=1e9)
         optimiser.step()
     torch.testing.assert_close(state.values, oracle.data, atol=1e-6, rtol=1e-5)
+
+
+def test_update_with_two_rates_is_adamw_with_two_groups(llama_base: LoadedBase) -> None:
+    state = start(llama_base)
+    with torch.no_grad():
+        for _, second in state.pairs.values():
+            second.normal_(generator=torch.Generator().manual_seed(5))  # so that its decay shows
+    oracles = [[torch.nn.Parameter(pair[side].detach().clone()) for pair in state.pairs.values()] for side in (0, 1)]
+    groups = [{"params": oracles[0], "lr": 1e-3}, {"params": oracles[1], "lr": 1.6e-2}]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.1)
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        state.gradient.copy_(torch.randn(state.values.shape, generator=generator) * 1e-4)
+        for side in (0, 1):
+            for oracle, pair in zip(oracles[side], state.pairs.values(), strict=True):
+                assert pair[side].grad is not None
+                oracle.grad = pair[side].grad.clone()
+        state.update(learning_rate=1e-3, weight_decay=0.1, clip=1e9, b_rate=16.0)
+        optimiser.step()
+    for side in (0, 1):
+        for oracle, pair in zip(oracles[side], state.pairs.values(), strict=True):
+            torch.testing.assert_close(pair[side], oracle, atol=1e-6, rtol=1e-5)
+
+
+def test_b_rate_moves_only_b(llama_base: LoadedBase) -> None:
+    moved = {}
+    for b_rate in (1.0, 4.0):
+        state = start(llama_base)
+        before = {path: (A.detach().clone(), B.detach().clone()) for path, (A, B) in state.pairs.items()}
+        next(train_steps(llama_base, state, make_rows(), RECIPE.model_copy(update={"b_rate": b_rate})))
+        moved[b_rate] = {
+            path: (A.detach() - before[path][0], B.detach() - before[path][1]) for path, (A, B) in state.pairs.items()
+        }
+    for path, (by_a, by_b) in moved[1.0].items():
+        assert torch.equal(moved[4.0][path][0], by_a)
+        torch.testing.assert_close(moved[4.0][path][1], 4.0 * by_b)
 
 
 def test_clipping_scales_to_the_limit(llama_base: LoadedBase) -> None:

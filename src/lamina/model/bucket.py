@@ -64,8 +64,9 @@ class Attention:
         self, kernels: Kernels, do: Tensor, q: Tensor, k: Tensor, v: Tensor, places: Places
     ) -> tuple[Tensor, Tensor, Tensor]:
         blocks = list(self._blocks(places))
-        # Sums over many blocks of queries are kept in float32; a single block has nothing to sum.
-        sums = None if len(blocks) == 1 else [torch.zeros_like(each, dtype=torch.float32) for each in (k, v)]
+        # Sums over many blocks of queries are kept in float32; a single block that sees all keys has nothing to sum.
+        single = len(blocks) == 1 and blocks[0].keys == slice(0, places.length)
+        sums = None if single else [torch.zeros_like(each, dtype=torch.float32) for each in (k, v)]
         dq = torch.empty_like(q)
         for block in blocks:
             queries, upstream = block.queries(q), block.queries(do)
@@ -85,7 +86,7 @@ class Attention:
 
     def _weights(self, kernels: Kernels, queries: Tensor, k: Tensor, block: _Block) -> tuple[Tensor, Tensor | None]:
         products = torch.bmm(queries, k[:, block.keys].transpose(1, 2))
-        scores = products.view(len(products), self.heads.shared, -1, products.shape[2])
+        scores: Tensor = products.view(len(products), self.heads.shared, -1, products.shape[2])
         return scores, kernels.softmax_(scores, block.mask, self.scale, self.cap)
 
     def _blocks(self, places: Places) -> Iterator[_Block]:
@@ -109,7 +110,8 @@ class _Block:
     def queries(self, padded: Tensor) -> Tensor:
         if self.rows is None:
             return padded
-        return padded.unflatten(1, (self.heads.shared, -1))[:, :, self.rows].flatten(1, 2)
+        split: Tensor = padded.view(len(padded), self.heads.shared, -1, self.heads.width)
+        return split[:, :, self.rows].flatten(1, 2)
 
     def put(self, padded: Tensor, values: Tensor) -> None:
         if self.rows is None:

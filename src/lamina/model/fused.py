@@ -53,7 +53,6 @@ class FusedDecoder:
         normed: Tensor = _LastNorm.apply(x, self.last, self.kernels)  # type: ignore[no-untyped-call]
         return normed
 
-
     def bytes_per_token(self, element_bytes: int, *, recompute: bool) -> int:
         """Return the memory that one token takes between forward and backward, with what a running block needs."""
         whole = max(block.numbers_per_token() for block in self.blocks)

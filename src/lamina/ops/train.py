@@ -31,7 +31,8 @@ from lamina.stack.layers import add_layer, list_layers, read_layer, stack_digest
 from lamina.stack.lineage import get_ref, set_ref
 from lamina.stack.manifest import Cost, DataSource, LayerConfig, StackConfig
 from lamina.stack.store import disk_errors
-from lamina.train.loop import mean_loss, train_steps
+from lamina.train.loop import train_steps
+from lamina.train.passes import mean_loss
 from lamina.train.state import TrainState
 
 __all__ = ["TrainResult", "train_layer"]
@@ -146,17 +147,18 @@ def _run(
     base = project.activate(parent)
     rows = [*data.train_tokens, *replay]
     state = TrainState(fresh_adapter(base.model, recipe.rank, recipe.seed), base.device)
-    # Two checkpoints of three tensors each while one replaces the other, then the weights, twice.
-    require_disk(run, 8 * state.values.nbytes, purpose="for checkpoint and layer")
+    # Two checkpoints of four tensors each while one replaces the other, then the weights, twice.
+    require_disk(run, 10 * state.values.nbytes, purpose="for checkpoint and layer")
     checkpoint = run / "checkpoint.safetensors"
-    notes: dict[str, Any] = {"tokens": 0, "trained_tokens": 0, "seconds": 0.0, "before": None}
+    notes: dict[str, Any] = {"steps": 0, "tokens": 0, "trained_tokens": 0, "seconds": 0.0, "before": None}
     if checkpoint.exists():
         notes = state.load(checkpoint)
         project.progress.note(f"Going on from step {state.step}")
     elif data.heldout_tokens:
-        notes["before"] = mean_loss(base, data.heldout_tokens, recipe.micro_tokens)
-    _train(project, rows, recipe, state, checkpoint, notes)
-    after = mean_loss(base, data.heldout_tokens, recipe.micro_tokens) if data.heldout_tokens else None
+        notes["before"] = mean_loss(base, data.heldout_tokens)
+    _train(project, rows, data.heldout_tokens, recipe, state, checkpoint, notes)
+    _keep_best(project, state, notes["steps"])
+    after = mean_loss(base, data.heldout_tokens) if data.heldout_tokens else None
     weights = run / "weights.safetensors"
     with disk_errors(weights, _FULL):
         save_adapter(state.adapter(scale_of(recipe.rank, recipe.alpha, rslora=recipe.rslora)), weights)
@@ -169,21 +171,25 @@ def _run(
 def _train(
     project: Project,
     rows: Sequence[TokenRow],
+    heldout: Sequence[TokenRow],
     recipe: Recipe,
     state: TrainState,
     checkpoint: Path,
     notes: dict[str, Any],
 ) -> None:
     total = recipe.epochs * sum(len(row.ids) for row in rows)
-    saved = time.monotonic()
+    saved, measured = time.monotonic(), ""
     with project.progress.stage("train", total=total, unit="tok") as tick, _stop_requests() as stopping:
         tick(notes["tokens"])
         try:
-            for record in train_steps(project.loaded, state, rows, recipe):
+            for record in train_steps(project.loaded, state, rows, recipe, heldout):
+                notes["steps"] = record.steps
                 notes["tokens"] += record.tokens
                 notes["trained_tokens"] += record.trained_tokens
                 notes["seconds"] += record.elapsed_s
-                tick(record.tokens, f"step {record.step}/{record.steps}, loss {record.loss:.3f}")
+                if record.heldout_loss is not None:
+                    measured = f", held-out {record.heldout_loss:.3f}"
+                tick(record.tokens, f"step {record.step}/{record.steps}, loss {record.loss:.3f}{measured}")
                 if stopping.is_set() or time.monotonic() - saved > _CHECKPOINT_EVERY_S:
                     with disk_errors(checkpoint, _FULL):
                         state.save(checkpoint, notes)
@@ -193,6 +199,16 @@ def _train(
                     raise KeyboardInterrupt
         except FloatingPointError as error:
             raise StackError(f"training diverged: {error}", hint="lower --learning-rate") from error
+
+
+def _keep_best(project: Project, state: TrainState, planned: int) -> None:
+    if state.best is None:
+        return
+    if state.step < planned:
+        project.progress.note(f"Stopped at step {state.step} of {planned}: the held-out loss no longer fell")
+    if state.best.step < state.step:
+        project.progress.note(f"Held-out loss was best at step {state.best.step} of {planned}; kept that one")
+    state.restore_best()
 
 
 @contextmanager

@@ -1,0 +1,71 @@
+"""When a run is measured on rows it never trains on, which values did best there, and when to stop waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lamina.records import TokenRow
+
+__all__ = ["Best", "Watch", "plan_watch"]
+
+_MEASUREMENTS = 16
+_FEWEST_ROWS = 8
+_SHARE_OF_TIME = 0.05
+# Training a token takes a forward pass and about as much again backward, since no frozen weight gets a gradient.
+_COST_OF_A_TOKEN = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Which held-out rows are measured, after which steps, and how many misses end the run (0: none do)."""
+
+    rows: tuple[TokenRow, ...] = ()
+    steps: frozenset[int] = frozenset()
+    patience: int = 0
+
+    def is_over(self, best: Best | None) -> bool:
+        """Return whether the last ``patience`` measurements all missed the best one."""
+        return best is not None and 0 < self.patience <= best.misses
+
+
+@dataclass(slots=True)
+class Best:
+    """A copy of the values with the lowest held-out loss so far.
+
+    Attributes:
+        values: the flat vector of all factors, as it was after ``step``.
+        loss: nats per trained token on the watched rows.
+        misses: measurements since then, none of them lower.
+    """
+
+    values: Tensor
+    step: int
+    loss: float
+    misses: int = 0
+
+
+def plan_watch(heldout: Sequence[TokenRow], *, tokens: float, steps: int, patience: int) -> Watch:
+    """Return the measurements that fit into a twentieth of the training time, evenly spread, the last at the end.
+
+    Up to 16 of them, on as many of the held-out rows as that leaves room for, but on no fewer than eight: a minimum
+    over fewer rows is mostly chance. Where not even two fit there is nothing to compare, and none is planned.
+
+    Args:
+        heldout: all held-out rows.
+        tokens: how many tokens the whole run trains on.
+        steps: how many steps the whole run has.
+        patience: see ``Watch``.
+    """
+    if len(heldout) < _FEWEST_ROWS:
+        return Watch()
+    budget = _SHARE_OF_TIME / _COST_OF_A_TOKEN * tokens
+    a_row = sum(len(row.ids) for row in heldout) / len(heldout)
+    count = min(len(heldout), max(_FEWEST_ROWS, int(budget / (_MEASUREMENTS * a_row))))
+    rows = tuple(heldout[index * len(heldout) // count] for index in range(count))
+    times = min(_MEASUREMENTS, steps, int(budget / sum(len(row.ids) for row in rows)))
+    if times < 2:
+        return Watch()
+    return Watch(rows, frozenset(round(number * steps / times) for number in range(1, times + 1)), patience)
