@@ -31,6 +31,8 @@ from lamina.ops.rows import prepare_rows, read_files
 from lamina.ops.train import train_layer
 from lamina.ops.update import update
 
+# Set, so that a layer does not choose them from its data.
+_DEFAULTS = {"rank": 16, "batch_rows": 8, "epochs": 1.0, "learning_rate": 5e-4, "heldout": 0.0}
 _SUITES = "\n".join(
     f'[suites.{name}]\nfile = "{file}.jsonl"\nscorer = "{scorer}"\nmax_tokens = {tokens}\n'
     for name, file, scorer, tokens in (
@@ -49,7 +51,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/recipes"))
     options = parser.parse_args()
     recipes = {
-        name: shipped if getattr(options, name) is None else Recipe(**{"heldout": 0.0} | getattr(options, name))
+        name: shipped if getattr(options, name) is None else Recipe(**_DEFAULTS | getattr(options, name))
         for name, shipped in RECIPES.items()
     }
     project, late = _open(options.work)

@@ -33,10 +33,10 @@ SNIPS_ROWS_PER_CALL = 300
 Pair = tuple[str, str]
 
 BANKING = {
-    "pass1": Recipe(learning_rate=1e-3, batch_rows=16, heldout=0.0, replay=0.0),
-    "pass2-4": Recipe(learning_rate=1e-3, epochs=3.0, batch_rows=16, heldout=0.0, replay=0.0, seed=1),
+    "pass1": Recipe(rank=16, learning_rate=1e-3, epochs=1.0, batch_rows=16, heldout=0.0, replay=0.0),
+    "pass2-4": Recipe(rank=16, learning_rate=1e-3, epochs=3.0, batch_rows=16, heldout=0.0, replay=0.0, seed=1),
 }
-SNIPS = {"calls": Recipe(learning_rate=1e-3, heldout=0.0)}
+SNIPS = {"calls": Recipe(rank=16, learning_rate=1e-3, epochs=1.0, batch_rows=8, heldout=0.0)}
 
 
 def main() -> None:

@@ -71,6 +71,7 @@ def test_flag_beats_file_beats_default_and_origins_say_so(tmp_path: Path) -> Non
     recipe, origins = make_recipe(found, {"rank": 4, "learning_rate": None})
     assert (recipe.rank, recipe.epochs, recipe.learning_rate) == (4, 2.0, Recipe().learning_rate)
     assert origins == {"rank": "flag", "epochs": "lamina.toml"}
+    assert recipe.model_fields_set == set(origins)  # what is left to be chosen from the data
 
 
 def test_a_flag_out_of_range_is_usage(tmp_path: Path) -> None:

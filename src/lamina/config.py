@@ -1,7 +1,7 @@
 """Settings: ``lamina.toml`` and the recipe of a training run, strictly validated.
 
-Precedence: flag > ``lamina.toml`` > default. ``Recipe`` is stored whole in the layer it made, with the origin of every
-value that is not a default.
+Precedence: flag > ``lamina.toml`` > chosen from the data > default. ``Recipe`` is stored whole in the layer it made,
+with the origin of every value that is not a default.
 """
 
 from __future__ import annotations

@@ -60,11 +60,17 @@ def test_update_trains_only_new_rows_with_replay(project: Path, cli: Callable[..
     assert "0 new rows, 60 known already" in again.err
 
     write_rows(project / "fox.jsonl", 70)
-    grown = cli("update", "fox.jsonl", "--rank", "4", "--replay", "0.5", "--json")
+    grown = cli("update", "fox.jsonl", "--rank", "4", "--epochs", "2", "--replay", "0.5", "--json")
     assert "10 new rows, 60 known already" in grown.err
     shown = cli("show", "fox.2", "--json").json
     assert shown["recipe"]["replay"] == 0.5
-    assert shown["recipe_origins"] == {"rank": "flag", "replay": "flag"}
+    assert shown["recipe_origins"] == {
+        "rank": "flag",
+        "epochs": "flag",
+        "replay": "flag",
+        "batch_rows": "data: 15 rows in 2 steps a pass",
+        "learning_rate": "data: 4 steps, a short run: 15 times a full fine-tuning's 5e-05",
+    }
     log = cli("log", "--json").json
     assert [layer["name"] for layer in log["layers"]] == ["fox", "fox.2"]
     assert log["layers"][1]["parent"] != log["layers"][0]["parent"]
@@ -278,7 +284,7 @@ def write_noise(path: Path) -> None:
     path.write_text("".join(json.dumps({"prompt": word, "completion": word[::-1]}) + "\n" for word in words))
 
 
-OVERFITTING = {"epochs": 30.0, "heldout": 0.3, "patience": 2}
+OVERFITTING = {"epochs": 30.0, "heldout": 0.3, "patience": 4}
 
 
 def test_a_run_stops_early_and_its_best_step_is_the_layer(
@@ -292,7 +298,7 @@ def test_a_run_stops_early_and_its_best_step_is_the_layer(
     steps, planned = (int(number) for number in re.findall(r"\d+", early))
     best = int(re.findall(r"\d+", kept)[0])
     assert best < steps == stopped.cost.steps < planned
-    assert stopped.recipe["patience"] == 2
+    assert stopped.recipe["patience"] == 4
 
     whole = tmp_path / "whole"
     assert cli("init", str(whole), "--base", str(base_folders["llama"])).code == 0
@@ -321,3 +327,30 @@ def test_law_6_holds_with_early_stopping(
     expected = train_with(whole, Quiet(), **OVERFITTING).config
     assert (resumed.weights, resumed.cost.steps) == (expected.weights, expected.cost.steps)
     assert resumed.heldout_loss_after == expected.heldout_loss_after
+
+
+def test_choices_are_said_before_the_first_step_and_recorded(project: Path, cli: Callable[..., Any]) -> None:
+    write_rows(project / "fox.jsonl", 60)
+    with (project / "lamina.toml").open("a") as config:
+        config.write("\n[train]\nbatch_rows = 4\n")
+    trained = cli("train", "fox.jsonl", "--as", "fox", "--epochs", "1")
+    assert trained.code == 0, trained.err
+    before, _, _ = trained.err.partition("train: ")
+    assert "learning_rate 0.00075: 14 steps, a short run: 15 times a full fine-tuning's 5e-05" in before
+    assert "rank 16: " in before
+    assert "batch_rows" not in before
+    shown = cli("show", "fox", "--json").json
+    origins = shown["recipe_origins"]
+    assert (origins["epochs"], origins["batch_rows"]) == ("flag", "lamina.toml")
+    assert origins["learning_rate"].startswith("data: 14 steps")
+    assert origins["rank"].startswith("data: ")
+    assert (shown["rank"], shown["recipe"]["epochs"], shown["recipe"]["batch_rows"]) == (16, 1.0, 4)
+
+
+def test_a_run_of_chosen_values_is_found_again(project: Path, cli: Callable[..., Any]) -> None:
+    add_suite(project, "fox", 8, max_tokens=3, scorer='"contains"')
+    write_rows(project / "rows.jsonl", 30)
+    first = cli("train", "rows.jsonl", "--as", "fox", "--lr", "1e-6", "--json")
+    again = cli("train", "rows.jsonl", "--as", "fox", "--lr", "1e-6", "--json")
+    assert first.json["layer"] == again.json["layer"]
+    assert "trained like this before" in again.err

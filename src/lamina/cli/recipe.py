@@ -11,10 +11,12 @@ from lamina.cli.output import emit_json, say
 if TYPE_CHECKING:
     from lamina.ops.train import TrainResult
 
-Rank = Annotated[int | None, typer.Option(help="LoRA rank")]
-LearningRate = Annotated[float | None, typer.Option("--lr", "--learning-rate", help="peak learning rate")]
-Epochs = Annotated[float | None, typer.Option(help="passes over the rows")]
-BatchRows = Annotated[int | None, typer.Option(help="rows per optimiser step")]
+Rank = Annotated[int | None, typer.Option(help="LoRA rank; else from the data")]
+LearningRate = Annotated[
+    float | None, typer.Option("--lr", "--learning-rate", help="peak learning rate; else from the data")
+]
+Epochs = Annotated[float | None, typer.Option(help="passes over the rows; else from the data")]
+BatchRows = Annotated[int | None, typer.Option(help="rows per optimiser step; else from the data")]
 MaxLength = Annotated[int | None, typer.Option(help="longest row in tokens; 0 means the base's context")]
 Replay = Annotated[float | None, typer.Option(help="rows of earlier layers mixed in, as a share of the new rows")]
 Seed = Annotated[int | None, typer.Option(help="seed of everything random")]

@@ -31,6 +31,7 @@ from lamina.stack.layers import add_layer, list_layers, read_layer, stack_digest
 from lamina.stack.lineage import get_ref, set_ref
 from lamina.stack.manifest import Cost, DataSource, LayerConfig, StackConfig
 from lamina.stack.store import disk_errors
+from lamina.train.choose import DataSize, choose
 from lamina.train.loop import train_steps
 from lamina.train.passes import mean_loss
 from lamina.train.state import TrainState
@@ -77,13 +78,14 @@ def train_layer(
     """Train one layer on top of what ``ref`` holds and move the ref if the gate lets the layer in.
 
     A run that was stopped goes on from its last checkpoint when it is started again with the same data and recipe.
+    Rank, batch, passes and learning rate follow from the data where ``recipe`` leaves them unset.
 
     Args:
         project: the open project.
         data: rows, rendered.
         name: the layer's name.
         recipe: hyper-parameters.
-        origins: where non-default values came from.
+        origins: where the set values came from.
         ref: which ref to train on top of, and to move.
         skill: the suite that the layer should improve; None means the suite named like the layer, if there is one.
         guards: suites that must not get worse, besides those marked ``guard`` in the settings.
@@ -102,6 +104,7 @@ def train_layer(
     parent = project.stack(ref)
     replayed = replay_rows(project, parent, round(recipe.replay * len(data.train)))
     replay_tokens = render_rows(project, replayed, project.loaded.context)
+    recipe, origins = _settle(project, data, replay_tokens, recipe, origins)
     layer = _find_candidate(project, data, name, recipe, parent)
     if layer is None:
         run = _run_folder(project, data, name, recipe, parent)
@@ -117,6 +120,23 @@ def train_layer(
         set_ref(project.store, ref, digest, why=why, expect=parent_digest)
     config = read_layer(project.store, layer)
     return TrainResult(name=name, layer=layer, stack=stack, accepted=passed or accept, verdict=verdict, config=config)
+
+
+def _settle(
+    project: Project, data: TrainingData, replay: Sequence[TokenRow], recipe: Recipe, origins: dict[str, str]
+) -> tuple[Recipe, dict[str, str]]:
+    """Return the recipe with its unset values chosen from the data, and the origins with the reasons, and say them."""
+    of_rank_1 = fresh_adapter(project.loaded.model, 1, recipe.seed)
+    size = DataSize(
+        rows=len(data.train) + len(replay),
+        trained_tokens=sum(row.trained_count for row in data.train_tokens),
+        parameters_per_rank=sum(pair.A.numel() + pair.B.numel() for pair in of_rank_1.values()),
+    )
+    chosen = choose(size, recipe)
+    for key, choice in chosen.items():
+        project.progress.note(f"{key} {choice.value:g}: {choice.reason}")
+    settled = Recipe.model_validate(recipe.model_dump() | {key: choice.value for key, choice in chosen.items()})
+    return settled, origins | {key: f"data: {choice.reason}" for key, choice in chosen.items()}
 
 
 def _find_candidate(project: Project, data: TrainingData, name: str, recipe: Recipe, parent: StackConfig) -> str | None:
