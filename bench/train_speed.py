@@ -109,7 +109,7 @@ def _flops_per_token(base: LoadedBase, pairs: Path) -> float:
     sys.path.insert(0, str(HERE / "speed"))
     from ours import pair_rows
 
-    rows = pair_rows(base, pairs)[:48]
+    rows = pair_rows(base, pairs, 48)
     tokens = sum(len(row.ids) for row in rows)
     shapes = [base.model.get_submodule(path).weight.shape for path in linear_paths(base.model)]
     frozen = sum(4 * d_out * d_in for d_out, d_in in shapes)

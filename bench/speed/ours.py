@@ -33,25 +33,27 @@ def main() -> None:
     options = parser.parse_args()
     base = load_base(resolve_base(BaseSettings(), Quiet()))
     count = options.batch_rows * options.steps
-    rows = random_rows(options.length, count) if options.length else pair_rows(base, options.pairs)[:count]
+    rows = random_rows(options.length, count) if options.length else pair_rows(base, options.pairs, count)
     attach(base.model, [random_layer(base, seed) for seed in range(options.frozen)])
     recipe = Recipe(rank=RANK, alpha=ALPHA, learning_rate=LEARNING_RATE, batch_rows=options.batch_rows)
     state = TrainState(fresh_adapter(base.model, RANK, seed=0), base.device)
-    tokens, seconds, first_step_s, losses = [], [], 0.0, []
+    tokens, seconds, losses = [], [], []
+    ready_s = time.time() - options.started
     for record in train_steps(base, state, rows, recipe):
-        first_step_s = first_step_s or time.time() - options.started
         tokens.append(record.tokens)
         seconds.append(record.elapsed_s)
         losses.append(record.loss)
-    report(tokens, seconds, first_step_s=first_step_s, tokens_per_step=sum(tokens) / len(tokens), losses=losses)
+    # The first step is over when its loss is known.
+    timing = {"ready_s": ready_s, "first_step_s": ready_s + seconds[0]}
+    report(tokens, seconds, **timing, tokens_per_step=sum(tokens) / len(tokens), losses=losses)
 
 
-def pair_rows(base: LoadedBase, path: Path) -> list[TokenRow]:
-    """Return the pairs rendered as training renders them."""
+def pair_rows(base: LoadedBase, path: Path, count: int) -> list[TokenRow]:
+    """Return the first pairs rendered as training renders them."""
     renderer = Renderer(base.tokenizer, base.template)
     return [
         renderer.row(Conversation((Message("user", question), Message("assistant", answer))), max_length=MAX_LENGTH)
-        for question, answer in read_pairs(path)
+        for question, answer in read_pairs(path)[:count]
     ]
 
 

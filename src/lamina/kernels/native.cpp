@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 namespace {
 
@@ -153,6 +154,8 @@ void gate_backward(T* both, const T* g, T* again, long rows, long width) {
     }
 }
 
+constexpr long widest = 1024;  // of a head; fused.py checks it
+
 struct Heads {
     long heads, groups, width, turned;  // turned: how many of a head's numbers the rotary embedding turns
     float eps;
@@ -160,16 +163,22 @@ struct Heads {
 
 template <class T>
 inline void turn(const T* from, T* to, const float* cosine, const float* sine, const float* weight, const Heads& h) {
-    const float r = weight ? root_mean_square(from, h.width, h.eps) : 1.0f;
     const long half = h.turned / 2;
-    auto read = [&](long i) { return weight ? up(from[i]) * r * weight[i] : up(from[i]); };
+    float head[widest];
+    if (weight) {
+        const float r = root_mean_square(from, h.width, h.eps);
+#pragma omp simd
+        for (long i = 0; i < h.width; i++) head[i] = up(from[i]) * r * weight[i];
+    } else {
+#pragma omp simd
+        for (long i = 0; i < h.width; i++) head[i] = up(from[i]);
+    }
 #pragma omp simd
     for (long i = 0; i < half; i++) {
-        const float a = read(i), b = read(half + i);
-        put(&to[i], a * cosine[i] - b * sine[i]);
-        put(&to[half + i], b * cosine[half + i] + a * sine[half + i]);
+        put(&to[i], head[i] * cosine[i] - head[half + i] * sine[i]);
+        put(&to[half + i], head[half + i] * cosine[half + i] + head[i] * sine[half + i]);
     }
-    for (long i = h.turned; i < h.width; i++) put(&to[i], read(i));
+    for (long i = h.turned; i < h.width; i++) put(&to[i], head[i]);
 }
 
 template <class T>
@@ -254,7 +263,7 @@ void split_backward(const T* dq, const T* dk, const T* dv, const T* qkv, const f
     for (long place = 0; place < p.prefix; place++) {
         const int64_t token = p.tokens[place];
         for (long group = 0; group < h.groups; group++) {
-            T summed[1024], turned[1024];
+            T summed[widest], turned[widest];
             for (long part = 0; part < 2; part++) {
                 const T* d = part ? dv : dk;
                 const long key = (h.heads + part * h.groups + group) * h.width;
@@ -311,31 +320,43 @@ struct Mask {
 
 template <class T>
 void softmax(T* scores, T* slopes, Mask m, float scale, float cap) {
-#pragma omp parallel for schedule(dynamic, 8)
-    for (long row = 0; row < m.batches * m.shared * m.queries; row++) {
-        T* s = scores + row * m.keys;
-        T* slope = slopes ? slopes + row * m.keys : nullptr;
-        long low, high;
-        m.span(row % m.queries, &low, &high);
-        if (slope) {
-#pragma omp simd
-            for (long i = low; i < high; i++) {
-                const float t = fast_tanh(up(s[i]) * scale / cap);
-                put(&s[i], cap * t);
-                put(&slope[i], 1.0f - t * t);
-            }
-        }
-        const float factor = slope ? 1.0f : scale;
-        float largest = -INFINITY, sum = 0.0f;
+#pragma omp parallel
+    {
+        std::vector<float> line(m.keys);  // exponentials are costly; each is computed once and kept here
+        float* e = line.data();
+#pragma omp for schedule(dynamic, 8)
+        for (long row = 0; row < m.batches * m.shared * m.queries; row++) {
+            T* s = scores + row * m.keys;
+            long low, high;
+            m.span(row % m.queries, &low, &high);
+            float largest = -INFINITY, sum = 0.0f;
+            if (slopes) {
+                T* slope = slopes + row * m.keys;
 #pragma omp simd reduction(max : largest)
-        for (long i = low; i < high; i++) largest = up(s[i]) > largest ? up(s[i]) : largest;
+                for (long i = low; i < high; i++) {
+                    const float t = fast_tanh(up(s[i]) * scale / cap);
+                    put(&slope[i], 1.0f - t * t);
+                    e[i] = cap * t;
+                    largest = e[i] > largest ? e[i] : largest;
+                }
+            } else {
+#pragma omp simd reduction(max : largest)
+                for (long i = low; i < high; i++) {
+                    e[i] = up(s[i]) * scale;
+                    largest = e[i] > largest ? e[i] : largest;
+                }
+            }
 #pragma omp simd reduction(+ : sum)
-        for (long i = low; i < high; i++) sum += fast_exp((up(s[i]) - largest) * factor);
-        const float inverse = 1.0f / sum;
-        for (long i = 0; i < low; i++) put(&s[i], 0.0f);
+            for (long i = low; i < high; i++) {
+                e[i] = fast_exp(e[i] - largest);
+                sum += e[i];
+            }
+            const float inverse = 1.0f / sum;
+            std::memset(s, 0, low * sizeof(T));
 #pragma omp simd
-        for (long i = low; i < high; i++) put(&s[i], fast_exp((up(s[i]) - largest) * factor) * inverse);
-        for (long i = high; i < m.keys; i++) put(&s[i], 0.0f);
+            for (long i = low; i < high; i++) put(&s[i], e[i] * inverse);
+            std::memset(s + high, 0, (m.keys - high) * sizeof(T));
+        }
     }
 }
 
@@ -351,7 +372,7 @@ void softmax_backward(const T* weights, T* g, const T* slopes, Mask m, float sca
         float dot = 0.0f;
 #pragma omp simd reduction(+ : dot)
         for (long i = low; i < high; i++) dot += up(p[i]) * up(d[i]);
-        for (long i = 0; i < low; i++) put(&d[i], 0.0f);
+        std::memset(d, 0, low * sizeof(T));
         if (slope) {
 #pragma omp simd
             for (long i = low; i < high; i++) put(&d[i], up(p[i]) * (up(d[i]) - dot) * scale * up(slope[i]));
@@ -359,18 +380,19 @@ void softmax_backward(const T* weights, T* g, const T* slopes, Mask m, float sca
 #pragma omp simd
             for (long i = low; i < high; i++) put(&d[i], up(p[i]) * (up(d[i]) - dot) * scale);
         }
-        for (long i = high; i < m.keys; i++) put(&d[i], 0.0f);
+        std::memset(d + high, 0, (m.keys - high) * sizeof(T));
     }
 }
 
-template <class T>
+template <class T, bool Capped>
 void cross_entropy(T* logits, const int64_t* targets, float* losses, long rows, long width, float factor, float cap,
                    bool with_slope) {
 #pragma omp parallel for schedule(static)
     for (long row = 0; row < rows; row++) {
         T* l = logits + row * width;
         const long target = targets[row];
-        auto value = [&](long i) { return cap > 0.0f ? cap * fast_tanh(up(l[i]) * factor / cap) : up(l[i]) * factor; };
+        auto value = [&](long i) { return Capped ? cap * fast_tanh(up(l[i]) * factor / cap) : up(l[i]) * factor; };
+        auto bend = [&](float x) { return Capped ? (1.0f - (x / cap) * (x / cap)) * factor : factor; };
         float largest = -INFINITY;
 #pragma omp simd reduction(max : largest)
         for (long i = 0; i < width; i++) {
@@ -390,19 +412,12 @@ void cross_entropy(T* logits, const int64_t* targets, float* losses, long rows, 
         const float chosen = value(target);
         losses[row] = normaliser - chosen;
         if (!with_slope) continue;
-        const float bend = cap > 0.0f ? 1.0f - (chosen / cap) * (chosen / cap) : 1.0f;
-        const float at_target = (fast_exp(chosen - normaliser) - 1.0f) * bend * factor;
-        if (cap > 0.0f) {
 #pragma omp simd
-            for (long i = 0; i < width; i++) {
-                const float x = value(i);
-                put(&l[i], fast_exp(x - normaliser) * (1.0f - (x / cap) * (x / cap)) * factor);
-            }
-        } else {
-#pragma omp simd
-            for (long i = 0; i < width; i++) put(&l[i], fast_exp(up(l[i]) * factor - normaliser) * factor);
+        for (long i = 0; i < width; i++) {
+            const float x = value(i);
+            put(&l[i], fast_exp(x - normaliser) * bend(x));
         }
-        put(&l[target], at_target);
+        put(&l[target], (fast_exp(chosen - normaliser) - 1.0f) * bend(chosen));
     }
 }
 
@@ -452,7 +467,8 @@ void cross_entropy(T* logits, const int64_t* targets, float* losses, long rows, 
     }                                                                                                                  \
     extern "C" void cross_entropy_##S(T* logits, const int64_t* targets, float* losses, long rows, long width,         \
                                       float factor, float cap, int with_slope) {                                       \
-        cross_entropy(logits, targets, losses, rows, width, factor, cap, with_slope);                                  \
+        cap > 0.0f ? cross_entropy<T, true>(logits, targets, losses, rows, width, factor, cap, with_slope)             \
+                   : cross_entropy<T, false>(logits, targets, losses, rows, width, factor, cap, with_slope);           \
     }
 
 EXPORT(float, float32)

@@ -11,8 +11,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Heads", "Kernels", "Mask", "Places", "Slopes", "Turns"]
+__all__ = ["WIDEST_HEAD", "Heads", "Kernels", "Mask", "Places", "Slopes", "Turns"]
 
+WIDEST_HEAD = 1024
 Slopes = tuple[Tensor, Tensor, Tensor]  # of queries, keys and values, as `split` returns them
 
 

@@ -11,7 +11,7 @@ Legend: T tokens, d_in and d_out widths, N the sum of the maps' d_out, R the sum
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,13 +93,13 @@ class Product:
     """Maps that share an input, ready for one pass.
 
     Attributes:
-        weight: (N, d_in).
+        dense: returns the frozen weight, (N, d_in); called for each product, so that a quantised one need not be kept.
         bias: (N,) or None.
         A: (R, d_in), all down-projections, or None without layers.
         parts: one for each map that has layers.
     """
 
-    weight: Tensor
+    dense: Callable[[], Tensor]
     bias: Tensor | None
     A: Tensor | None
     parts: tuple[_Part, ...]
@@ -107,7 +107,8 @@ class Product:
     def forward(self, x: Tensor, add: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return ``add`` plus the maps' outputs, (T, N), and h = x A^T, (T, R), which backward asks for."""
         start = self.bias if add is None else add
-        y = x @ self.weight.t() if start is None else torch.addmm(start, x, self.weight.t())
+        weight = self.dense()
+        y = x @ weight.t() if start is None else torch.addmm(start, x, weight.t())
         if add is not None and self.bias is not None:
             y += self.bias
         if self.A is None:
@@ -119,7 +120,7 @@ class Product:
 
     def pull(self, g: Tensor, *, need_dx: bool = True) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of x (None if not needed) and of h, for the gradient ``g`` (T, N) of the outputs."""
-        dx = g @ self.weight if need_dx else None
+        dx = g @ self.dense() if need_dx else None
         if self.A is None:
             return dx, None
         dh = g.new_empty(len(g), len(self.A))
@@ -175,7 +176,8 @@ def product_of(maps: Sequence[nn.Module], dtype: torch.dtype) -> Product:
             parts.append(part)
             rank = part.inner.stop
     A = None if not downs else downs[0] if len(downs) == 1 else torch.cat(downs)
-    return Product(_side_by_side(weights), _biases(maps, weights), A, tuple(parts))
+    together = _side_by_side(maps, weights)
+    return Product(lambda: together, _biases(maps, weights), A, tuple(parts))
 
 
 def _part(each: LoRALinear, out: slice, start: int, dtype: torch.dtype, downs: list[Tensor]) -> _Part:
@@ -206,16 +208,27 @@ def _biases(maps: Sequence[nn.Module], weights: Sequence[Tensor]) -> Tensor | No
     return torch.cat([zero if bias is None else bias.detach() for bias, zero in zip(biases, zeros, strict=True)])
 
 
-def _side_by_side(weights: Sequence[Tensor]) -> Tensor:
-    """Return the weights as one matrix: a view where they lie one behind the other in memory, else a copy."""
+def _side_by_side(maps: Sequence[nn.Module], weights: Sequence[Tensor]) -> Tensor:
+    """Return the weights as one matrix, of which the maps' own weights are views from then on."""
     first = weights[0]
     if len(weights) == 1:
         return first
-    end = first.data_ptr()
-    adjacent = True
+    if _are_adjacent(weights):
+        return first.as_strided((sum(map(len, weights)), first.shape[1]), (first.shape[1], 1))
+    together = torch.cat(list(weights))
+    for each, piece in zip(maps, together.split([len(weight) for weight in weights]), strict=True):
+        if isinstance(each, LoRALinear):
+            each.weight = piece
+        else:
+            each.weight.data = piece
+    return together
+
+
+def _are_adjacent(weights: Sequence[Tensor]) -> bool:
+    storage, end = weights[0].untyped_storage().data_ptr(), weights[0].data_ptr()
     for weight in weights:
-        adjacent = adjacent and weight.is_contiguous() and weight.data_ptr() == end
-        end = weight.data_ptr() + weight.nbytes
-    if adjacent and first.untyped_storage().data_ptr() == weights[-1].untyped_storage().data_ptr():
-        return first.as_strided((sum(len(weight) for weight in weights), first.shape[1]), (first.shape[1], 1))
-    return torch.cat(list(weights))
+        same = weight.untyped_storage().data_ptr() == storage
+        if not (same and weight.is_contiguous() and weight.data_ptr() == end):
+            return False
+        end += weight.nbytes
+    return True

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from lamina.kernels.shapes import Heads, Kernels, Turns
+from lamina.kernels.shapes import WIDEST_HEAD, Heads, Kernels, Turns
 from lamina.model.block import Block, Maps, Norm, Pass, run_block
 from lamina.model.bucket import Attention
 
@@ -76,10 +76,7 @@ class _LastNorm(torch.autograd.Function):
 
 
 def fuse(model: PreTrainedModel, kernels: Kernels) -> FusedDecoder | None:
-    """Return ``model``'s decoder as fused blocks, None if its family or its settings are not known here.
-
-    Weights of maps that share an input are moved to lie one behind the other, once; the model stays what it was.
-    """
+    """Return ``model``'s decoder as fused blocks, None if its family or its settings are not known here."""
     config = model.config
     rotary = config.rope_parameters if config.model_type in FUSED_FAMILIES else None
     if rotary is None or getattr(config, "use_bidirectional_attention", False):
@@ -89,10 +86,9 @@ def fuse(model: PreTrainedModel, kernels: Kernels) -> FusedDecoder | None:
     if any(kind["rope_type"] not in _STEADY_ROTARY for kind in kinds if kind) or activation not in _ACTIVATIONS:
         return None
     decoder = model.base_model
+    if decoder.layers[0].self_attn.head_dim > WIDEST_HEAD:
+        return None
     blocks = tuple(_read_block(layer, config, _ACTIVATIONS[activation]) for layer in decoder.layers)
-    for block in blocks:
-        for maps in (block.qkv, block.gate_up):
-            _lay_side_by_side(maps.now())
 
     def embed(ids: Tensor) -> Tensor:
         states: Tensor = decoder.embed_tokens(ids)
@@ -138,14 +134,3 @@ def _read_block(layer: Any, config: Any, gelu: bool) -> Block:
 def _read_norm(norm: Any, config: Any) -> Norm:
     weight = norm.weight.detach().float()
     return Norm(weight + 1.0 if config.model_type in _GEMMA else weight.clone(), config.rms_norm_eps)
-
-
-def _lay_side_by_side(maps: Sequence[nn.Module]) -> None:
-    if len(maps) == 1:
-        return
-    weights: list[nn.Parameter] = [each.weight for each in maps]  # type: ignore[misc]
-    together = torch.cat([weight.detach() for weight in weights])
-    start = 0
-    for weight in weights:
-        weight.data = together[start : start + len(weight)]
-        start += len(weight)
