@@ -430,6 +430,15 @@ def test_native_refuses_tensors_with_holes(native: NativeKernels) -> None:
         native.softmax_(normal(1, 1, 4, 6, seed=0)[..., 2:], Mask(), 1.0, None)
 
 
+@needs_compiler
+def test_native_refuses_gradients_of_fewer_keys_than_there_are(native: NativeKernels) -> None:
+    places, heads = Places(torch.arange(5)[None]), Heads(2, 1, 4)
+    turns, qkv = Turns(torch.ones(5, 4), torch.zeros(5, 4)), normal(5, heads.line, seed=0)
+    dq, dk, dv = native.split(qkv, turns, places, heads)
+    with pytest.raises(ValueError, match="expected gradients of all 5 keys"):
+        native.split_backward_(torch.zeros_like(qkv), (dq, dk[:, 2:].contiguous(), dv), qkv, turns, places, heads)
+
+
 # The build
 
 

@@ -124,13 +124,16 @@ class NativeKernels:
     def split_backward_(
         self,
         dqkv: Tensor,
-        slopes: tuple[Tensor, Tensor, Tensor],
+        slopes: Slopes,
         qkv: Tensor,
         turns: Turns,
         places: Places,
         heads: Heads,
     ) -> None:
         """See ``Kernels``."""
+        expected = torch.Size((places.rows * heads.groups, places.length, heads.width))
+        if slopes[1].shape != expected or slopes[2].shape != expected:
+            raise ValueError(f"split_backward: expected gradients of all {places.length} keys, got {slopes[1].shape}")
         tables = (turns.cosine, turns.sine, heads.q_weight, heads.k_weight, places.tokens)
         sizes = (*_sizes(places, heads), turns.cosine.shape[1], heads.eps)
         self._call("split_backward", *slopes, qkv, *tables, dqkv, *sizes)

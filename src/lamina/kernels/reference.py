@@ -65,7 +65,7 @@ class TorchKernels:
     def split_backward_(
         self,
         dqkv: Tensor,
-        slopes: tuple[Tensor, Tensor, Tensor],
+        slopes: Slopes,
         qkv: Tensor,
         turns: Turns,
         places: Places,
