@@ -64,8 +64,9 @@ class Attention:
         self, kernels: Kernels, do: Tensor, q: Tensor, k: Tensor, v: Tensor, places: Places
     ) -> tuple[Tensor, Tensor, Tensor]:
         blocks = list(self._blocks(places))
-        # Sums over many blocks of queries are kept in float32; a single block has nothing to sum.
-        sums = None if len(blocks) == 1 else [torch.zeros_like(each, dtype=torch.float32) for each in (k, v)]
+        # Sums over many blocks of queries are kept in float32; a single block that sees all keys has nothing to sum.
+        single = len(blocks) == 1 and blocks[0].keys.start == 0
+        sums = None if single else [torch.zeros_like(each, dtype=torch.float32) for each in (k, v)]
         dq = torch.empty_like(q)
         for block in blocks:
             queries, upstream = block.queries(q), block.queries(do)
