@@ -87,7 +87,7 @@ class TorchKernels:
         """See ``Kernels``."""
         looking = places.tokens[:, places.prefix :]
         lines = flat[looking.clamp(min=0)] * (looking >= 0)[..., None]
-        padded = lines.unflatten(-1, (heads.heads, heads.width)).transpose(1, 2)
+        padded: Tensor = lines.unflatten(-1, (heads.heads, heads.width)).transpose(1, 2)
         return padded.reshape(places.rows * heads.groups, -1, heads.width)
 
     def softmax_(self, scores: Tensor, mask: Mask, scale: float, cap: float | None) -> Tensor | None:

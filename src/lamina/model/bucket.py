@@ -110,7 +110,8 @@ class _Block:
     def queries(self, padded: Tensor) -> Tensor:
         if self.rows is None:
             return padded
-        return padded.unflatten(1, (self.heads.shared, -1))[:, :, self.rows].flatten(1, 2)
+        chosen: Tensor = padded.unflatten(1, (self.heads.shared, -1))[:, :, self.rows].flatten(1, 2)
+        return chosen
 
     def put(self, padded: Tensor, values: Tensor) -> None:
         if self.rows is None:
