@@ -14,15 +14,22 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from lamina.cli.main import run_command
@@ -55,12 +62,38 @@ _IDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
 FAMILIES = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**_GATED, **_IDS, tie_word_embeddings=True)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_GATED, **_IDS)),
-    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**_GATED, **_IDS, head_dim=8, sliding_window=8)),
-    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**_GATED, **_IDS)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**_GATED, **_IDS, sliding_window=8)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_GATED, **_IDS, head_dim=8)),
+    "gemma2": lambda: Gemma2ForCausalLM(
+        Gemma2Config(
+            **_GATED,
+            **_IDS,
+            head_dim=8,
+            sliding_window=8,
+            attn_logit_softcapping=2.0,
+            final_logit_softcapping=5.0,
+        )
+    ),
+    "gemma3_text": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            **_GATED, **_IDS, head_dim=8, sliding_window=8, layer_types=["sliding_attention", "full_attention"]
+        )
+    ),
+    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**_GATED, **_IDS, partial_rotary_factor=0.5)),
     "gpt2": lambda: GPT2LMHeadModel(
         GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=300, n_positions=256, bos_token_id=0, eos_token_id=1)
     ),
 }
+
+
+def make_model(family: str) -> PreTrainedModel:
+    """Return a random model whose norms and biases are not the ones and zeros that they start from."""
+    torch.manual_seed(7)
+    model = FAMILIES[family]()
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.data += torch.randn_like(parameter) * 0.1
+    return model
 
 
 @pytest.fixture(scope="session")
@@ -83,10 +116,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def base_folders(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict[str, Path]:
     """One folder per family; gpt2 has no chat template, the others speak ChatML."""
     folders = {}
-    for name, make in FAMILIES.items():
-        torch.manual_seed(7)
+    for name in FAMILIES:
         folder = tmp_path_factory.mktemp(name)
-        make().save_pretrained(folder)
+        make_model(name).save_pretrained(folder)
         tokenizer.chat_template = None if name == "gpt2" else CHATML
         tokenizer.save_pretrained(folder)
         folders[name] = folder
@@ -96,6 +128,16 @@ def base_folders(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrained
 @pytest.fixture(params=sorted(FAMILIES))
 def any_base(request: pytest.FixtureRequest, base_folders: dict[str, Path]) -> LoadedBase:
     return load_base(_resolve(base_folders[request.param]), dtype=torch.float32)
+
+
+@pytest.fixture
+def sharp_base(any_base: LoadedBase) -> LoadedBase:
+    """Any base whose attention is far from the mean over all tokens that small random weights give."""
+    with torch.no_grad():
+        for parameter in any_base.model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(5.0)
+    return any_base
 
 
 @pytest.fixture

@@ -70,5 +70,5 @@ def test_gradient_does_not_depend_on_the_cut(any_base: LoadedBase, budget: int) 
 
 def test_every_linear_map_but_the_head_is_adapted(any_base: LoadedBase) -> None:
     paths = linear_paths(any_base.model)
-    assert len(paths) == 2 * {"llama": 7, "qwen2": 7, "gemma2": 7, "phi3": 4, "gpt2": 4}[any_base.pin.family]
+    assert len(paths) == 2 * {"phi3": 4, "gpt2": 4}.get(any_base.pin.family, 7)
     assert not any("lm_head" in path for path in paths)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-FAMILIES = ("llama", "qwen2", "gemma2", "phi3", "gpt2")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt2")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

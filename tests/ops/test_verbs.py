@@ -284,7 +284,7 @@ def write_noise(path: Path) -> None:
     path.write_text("".join(json.dumps({"prompt": word, "completion": word[::-1]}) + "\n" for word in words))
 
 
-OVERFITTING = {"epochs": 30.0, "heldout": 0.3, "patience": 4}
+OVERFITTING = {"epochs": 30.0, "heldout": 0.3, "patience": 4, "learning_rate": 0.05}
 
 
 def test_a_run_stops_early_and_its_best_step_is_the_layer(

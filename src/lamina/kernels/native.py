@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lamina.kernels.shapes import Heads, Mask, Places, Turns
+from lamina.kernels.shapes import Heads, Mask, Places, Slopes, Turns
 from lamina.refs import Digest
 
 __all__ = ["NativeKernels", "build_native"]
@@ -124,13 +124,16 @@ class NativeKernels:
     def split_backward_(
         self,
         dqkv: Tensor,
-        slopes: tuple[Tensor, Tensor, Tensor],
+        slopes: Slopes,
         qkv: Tensor,
         turns: Turns,
         places: Places,
         heads: Heads,
     ) -> None:
         """See ``Kernels``."""
+        expected = torch.Size((places.rows * heads.groups, places.length, heads.width))
+        if slopes[1].shape != expected or slopes[2].shape != expected:
+            raise ValueError(f"split_backward: expected gradients of all {places.length} keys, got {slopes[1].shape}")
         tables = (turns.cosine, turns.sine, heads.q_weight, heads.k_weight, places.tokens)
         sizes = (*_sizes(places, heads), turns.cosine.shape[1], heads.eps)
         self._call("split_backward", *slopes, qkv, *tables, dqkv, *sizes)
@@ -168,8 +171,9 @@ class NativeKernels:
     def _call(self, name: str, first: Tensor, *arguments: Tensor | float | None) -> None:
         # The library trusts its pointers: a strided or float64 tensor would be read as something else.
         for tensor in (first, *arguments):
-            if isinstance(tensor, Tensor) and not tensor.is_contiguous():
-                raise ValueError(f"{name}: expected contiguous tensors")
+            known = (first.dtype, torch.float32, torch.int64)
+            if isinstance(tensor, Tensor) and not (tensor.is_contiguous() and tensor.dtype in known):
+                raise ValueError(f"{name}: expected contiguous tensors of one dtype, with float32 tables")
         raw = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
         self._functions[name, first.dtype](first.data_ptr(), *raw)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lamina.kernels.shapes import Heads, Mask, Places, Turns
+from lamina.kernels.shapes import Heads, Mask, Places, Slopes, Turns
 
 __all__ = ["TorchKernels"]
 
@@ -65,7 +65,7 @@ class TorchKernels:
     def split_backward_(
         self,
         dqkv: Tensor,
-        slopes: tuple[Tensor, Tensor, Tensor],
+        slopes: Slopes,
         qkv: Tensor,
         turns: Turns,
         places: Places,
@@ -87,9 +87,8 @@ class TorchKernels:
         """See ``Kernels``."""
         looking = places.tokens[:, places.prefix :]
         lines = flat[looking.clamp(min=0)] * (looking >= 0)[..., None]
-        padded = lines.unflatten(-1, (heads.heads, heads.width)).transpose(1, 2)
-        laid: Tensor = padded.reshape(places.rows * heads.groups, -1, heads.width)
-        return laid
+        padded: Tensor = lines.unflatten(-1, (heads.heads, heads.width)).transpose(1, 2)
+        return padded.reshape(places.rows * heads.groups, -1, heads.width)
 
     def softmax_(self, scores: Tensor, mask: Mask, scale: float, cap: float | None) -> Tensor | None:
         """See ``Kernels``."""

@@ -128,7 +128,7 @@ class Kernels(Protocol):
     def split_backward_(
         self,
         dqkv: Tensor,
-        slopes: tuple[Tensor, Tensor, Tensor],
+        slopes: Slopes,
         qkv: Tensor,
         turns: Turns,
         places: Places,

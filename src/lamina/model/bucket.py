@@ -110,8 +110,8 @@ class _Block:
     def queries(self, padded: Tensor) -> Tensor:
         if self.rows is None:
             return padded
-        split: Tensor = padded.view(len(padded), self.heads.shared, -1, self.heads.width)
-        return split[:, :, self.rows].flatten(1, 2)
+        chosen: Tensor = padded.unflatten(1, (self.heads.shared, -1))[:, :, self.rows].flatten(1, 2)
+        return chosen
 
     def put(self, padded: Tensor, values: Tensor) -> None:
         if self.rows is None:

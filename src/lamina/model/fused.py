@@ -114,8 +114,9 @@ def _read_block(layer: Any, config: Any, gelu: bool) -> Block:
         k_weight=_read_norm(attention.k_norm, config).weight if hasattr(attention, "k_norm") else None,
         eps=config.rms_norm_eps,
     )
-    # Families without a choice per block (Llama, Mistral, Phi-3) have at most one window for all.
-    window = getattr(attention, "sliding_window", getattr(config, "sliding_window", None))
+    # Mistral and Phi-3 have one window for all blocks; Llama has none, also where its configuration names one.
+    one_window = config.sliding_window if config.model_type in ("mistral", "phi3") else None
+    window = getattr(attention, "sliding_window", one_window)
     return Block(
         before_attention=_read_norm(layer.input_layernorm, config),
         after_attention=_read_norm(layer.post_attention_layernorm, config) if gemma else None,

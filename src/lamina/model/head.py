@@ -24,7 +24,7 @@ _BLOCK = 256
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The frozen map from a hidden state to logits: ``cap(states W^T + b) * factor``.
+    """The frozen map from a hidden state to logits: ``cap(factor * (states W^T + b))``.
 
     Attributes:
         weight: (V, width).
