@@ -29,7 +29,9 @@ def test_train_stack_eval_chat(
     assert first.code == 0, first.err
     before, after = first.json["heldout_loss"]
     assert after < before
-    assert cli("train", "dog.jsonl", "--as", "dog", "--rank", "4", "--json").code == 0
+    second = cli("train", "dog.jsonl", "--as", "dog", "--rank", "4", "--json")
+    assert second.code == 0
+    assert ("correct and slower" in second.err) == (family == "gpt2")
     assert cli("eval", "--suite", "fox", "--json").json["stacks"] == ["base", "+fox", "+dog"]
     assert cli("chat", "say 3", "--max-tokens", "4", "--json").json["stack"] == "main"
     assert cli("show", "fox", "--json").json["base"]["family"] == family

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from lamina.config import BaseSettings
 from lamina.errors import StackError
+from lamina.kernels.reference import TorchKernels
 from lamina.model.bundled import BUNDLED_NAME, prepare_bundled
 from lamina.model.convert import convert_gguf
 from lamina.model.digest import digest_files
@@ -76,6 +77,16 @@ class LoadedBase:
     def device(self) -> torch.device:
         """Where the weights lie."""
         return self.head.weight.device
+
+    def why_slower(self) -> str | None:
+        """Return the reason why training is slower than it could be here, None if there is none."""
+        if not self.packed:
+            return f"{self.pin.family} is not known to take packed rows: one row at a time, correct and slower"
+        if self.fused is None:
+            return f"{self.pin.family} has no fused blocks: transformers' own path, correct and slower"
+        if self.device.type == "cpu" and isinstance(self.head.kernels, TorchKernels):
+            return "no C++ compiler was found: kernels run as torch operations, correct and slower (g++ mends it)"
+        return None
 
     def last_states(self, rows: Sequence[TokenRow], *, recompute: bool = False) -> tuple[Tensor, Pack]:
         """Return the last hidden states, (N, width), in front of every trained token, and the pack they come from.

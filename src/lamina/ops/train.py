@@ -165,6 +165,8 @@ def _run(
     project: Project, data: TrainingData, replay: Sequence[TokenRow], recipe: Recipe, parent: StackConfig, run: Path
 ) -> _Trained:
     base = project.activate(parent)
+    if (reason := base.why_slower()) is not None:
+        project.progress.note(reason)
     rows = [*data.train_tokens, *replay]
     state = TrainState(fresh_adapter(base.model, recipe.rank, recipe.seed), base.device)
     # Two checkpoints of four tensors each while one replaces the other, then the weights, twice.
