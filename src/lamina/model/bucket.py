@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lamina.kernels.shapes import Heads, Kernels, Mask, Places, Turns
+from lamina.model.flash import flash_attention, flash_slopes
 
 __all__ = ["Attention"]
 
@@ -32,23 +33,21 @@ class Attention:
         scale: factor on the logits.
         window: how many places back a token may look, itself included; 0 means all.
         cap: logits become ``cap * tanh(logits / cap)`` (Gemma 2), or None.
+        flash: leave it to torch's own kernels, which know no cap.
     """
 
     heads: Heads
     scale: float
     window: int
     cap: float | None
+    flash: bool
 
     def forward(self, kernels: Kernels, qkv: Tensor, turns: Turns, buckets: list[Places]) -> Tensor:
         """Return (T, H d) for the projections ``qkv``, (T, (H + 2 G) d)."""
         out = qkv.new_empty(len(qkv), self.heads.heads * self.heads.width)
         for places in buckets:
             q, k, v = kernels.split(qkv, turns, places, self.heads)
-            o = torch.empty_like(q)
-            for block in self._blocks(places):
-                weights, _ = self._weights(kernels, block.queries(q), k, block)
-                block.put(o, torch.bmm(weights.flatten(1, 2), v[:, block.keys]))
-            kernels.join_(out, o, places, self.heads)
+            kernels.join_(out, self._attend(kernels, q, k, v, places), places, self.heads)
         return out
 
     def backward(self, kernels: Kernels, g: Tensor, qkv: Tensor, turns: Turns, buckets: list[Places]) -> Tensor:
@@ -56,9 +55,22 @@ class Attention:
         dqkv = torch.zeros_like(qkv)
         for places in buckets:
             q, k, v = kernels.split(qkv, turns, places, self.heads)
-            slopes = self._slopes(kernels, kernels.lay(g, places, self.heads), q, k, v, places)
+            upstream = kernels.lay(g, places, self.heads)
+            if self.flash:
+                slopes = flash_slopes(upstream, q, k, v, places, self.heads, scale=self.scale, window=self.window)
+            else:
+                slopes = self._slopes(kernels, upstream, q, k, v, places)
             kernels.split_backward_(dqkv, slopes, qkv, turns, places, self.heads)
         return dqkv
+
+    def _attend(self, kernels: Kernels, q: Tensor, k: Tensor, v: Tensor, places: Places) -> Tensor:
+        if self.flash:
+            return flash_attention(q, k, v, places, self.heads, scale=self.scale, window=self.window)
+        out = torch.empty_like(q)
+        for block in self._blocks(places):
+            weights, _ = self._weights(kernels, block.queries(q), k, block)
+            block.put(out, torch.bmm(weights.flatten(1, 2), v[:, block.keys]))
+        return out
 
     def _slopes(
         self, kernels: Kernels, do: Tensor, q: Tensor, k: Tensor, v: Tensor, places: Places

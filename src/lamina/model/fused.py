@@ -117,6 +117,7 @@ def _read_block(layer: Any, config: Any, gelu: bool) -> Block:
     # Mistral and Phi-3 have one window for all blocks; Llama has none, also where its configuration names one.
     one_window = config.sliding_window if config.model_type in ("mistral", "phi3") else None
     window = getattr(attention, "sliding_window", one_window)
+    cap = getattr(attention, "attn_logit_softcapping", None)
     return Block(
         before_attention=_read_norm(layer.input_layernorm, config),
         after_attention=_read_norm(layer.post_attention_layernorm, config) if gemma else None,
@@ -126,7 +127,9 @@ def _read_block(layer: Any, config: Any, gelu: bool) -> Block:
         out=Maps(attention, ("o_proj",)),
         gate_up=Maps(mlp, ("gate_up_proj",) if hasattr(mlp, "gate_up_proj") else ("gate_proj", "up_proj")),
         down=Maps(mlp, ("down_proj",)),
-        attention=Attention(heads, attention.scaling, window or 0, getattr(attention, "attn_logit_softcapping", None)),
+        attention=Attention(
+            heads, attention.scaling, window or 0, cap, flash=cap is None and attention.o_proj.weight.is_cuda
+        ),
         gelu=gelu,
         kind=attention.layer_type if config.model_type == "gemma3_text" else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import platform
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 
 from lamina.errors import MachineError
+from lamina.kernels.compiled import compile_kernels
 from lamina.kernels.native import build_native
 from lamina.kernels.reference import TorchKernels
 from lamina.kernels.shapes import Kernels
@@ -77,7 +79,14 @@ def describe_machine() -> dict[str, str | int]:
 
 
 def pick_kernels(device: torch.device) -> Kernels:
-    """Return the kernels compiled for this CPU, built on first use; torch's own on a GPU or without a compiler."""
+    """Return the kernels compiled for this CPU, built on first use; torch's own without a compiler.
+
+    On a GPU torch compiles them, where it has Triton to compile with.
+    """
+    if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+        # What torch compiles goes to a temporary folder otherwise, and is compiled again after a restart.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+        return compile_kernels()
     if device.type == "cpu" and sys.platform == "linux":
         found = build_native(cache_folder() / "kernels", f"{_cpu_name()} {sorted(_cpu_flags())}")
         if found is not None:
