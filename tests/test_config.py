@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lamina.config import Recipe, Settings, SuiteSettings, load_settings, make_recipe
+from lamina.config import BaseSettings, Recipe, Settings, SuiteSettings, load_settings, make_recipe
 from lamina.errors import UsageError
 
 
@@ -35,6 +35,7 @@ def settings(tmp_path: Path, text: str) -> Settings:
         ("[train]\ninit = 'pissa'", "train.init: PiSSA is refused"),
         ("[train]\ninit_lora_weights = 'pissa_niter_16'", "train.init_lora_weights: PiSSA is refused"),
         ("[train]\ninit = 'zero'", "unknown key 'train.init'"),
+        ("[base]\nquantise = 'int4'", "base.quantise: input should be 'none', 'int8' or 'nf4', got 'int4'"),
         ("[base]\ninit = 'pissa'", "unknown key 'base.init'"),
         ("[train]\npatience = -1", "train.patience: input should be greater than or equal to 0, got -1"),
         ("[train]\nb_rate = 0.0", "train.b_rate: input should be greater than 0, got 0.0"),
@@ -79,7 +80,7 @@ def test_a_flag_out_of_range_is_usage(tmp_path: Path) -> None:
         make_recipe(Settings(), {"clip": -1.0})
 
 
-@pytest.mark.parametrize("model", [Recipe, SuiteSettings])
+@pytest.mark.parametrize("model", [BaseSettings, Recipe, SuiteSettings])
 def test_every_key_is_documented(model: type) -> None:
     assert all(field.description for field in model.model_fields.values())
     page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text("utf-8")

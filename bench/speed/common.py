@@ -20,9 +20,17 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     return [(row["question"], row["answer"]) for row in rows]
 
 
+def largest_memory() -> int:
+    """Return the largest memory that this process has had so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def report(tokens: list[int], seconds: list[float], **figures: Any) -> None:
     """Print one JSON line: the median rate over all steps but the first, and this process's largest memory."""
     rates = [count / took for count, took in zip(tokens[1:], seconds[1:], strict=True)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     step_s = statistics.median(seconds[1:])
-    print(json.dumps({"tokens_per_s": statistics.median(rates), "step_s": step_s, "peak_bytes": peak, **figures}))
+    print(
+        json.dumps(
+            {"tokens_per_s": statistics.median(rates), "step_s": step_s, "peak_bytes": largest_memory(), **figures}
+        )
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from common import ALPHA, LEARNING_RATE, MAX_LENGTH, RANK, read_pairs, report
+from common import ALPHA, LEARNING_RATE, MAX_LENGTH, RANK, largest_memory, read_pairs, report
 
 from lamina.config import BaseSettings, Recipe
 from lamina.data.render import Renderer
@@ -29,9 +29,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--frozen", type=int, default=0, help="frozen layers below the trained one")
     parser.add_argument("--length", type=int, default=0, help="rows of this many random tokens instead of the pairs")
+    parser.add_argument("--quantise", choices=("none", "int8", "nf4"), default="none", help="how the base is held")
     parser.add_argument("--started", type=float, default=0.0, help="when the process was started, in seconds")
     options = parser.parse_args()
-    base = load_base(resolve_base(BaseSettings(), Quiet()))
+    base = load_base(resolve_base(BaseSettings(quantise=options.quantise), Quiet()))
+    held = {"weight_bytes": weight_bytes(base), "loaded_bytes": largest_memory()}
     count = options.batch_rows * options.steps
     rows = random_rows(options.length, count) if options.length else pair_rows(base, options.pairs, count)
     attach(base.model, [random_layer(base, seed) for seed in range(options.frozen)])
@@ -44,8 +46,14 @@ def main() -> None:
         seconds.append(record.elapsed_s)
         losses.append(record.loss)
     # The first step is over when its loss is known.
-    timing = {"ready_s": ready_s, "first_step_s": ready_s + seconds[0]}
+    timing = held | {"ready_s": ready_s, "first_step_s": ready_s + seconds[0]}
     report(tokens, seconds, **timing, tokens_per_step=sum(tokens) / len(tokens), losses=losses)
+
+
+def weight_bytes(base: LoadedBase) -> int:
+    """Return what the base's parameters and buffers take, those that are shared counted once."""
+    tensors = [*base.model.parameters(), *base.model.buffers()]
+    return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
 
 
 def pair_rows(base: LoadedBase, path: Path, count: int) -> list[TokenRow]:

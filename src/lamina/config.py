@@ -19,6 +19,7 @@ __all__ = [
     "CONFIG_NAME",
     "SCORERS",
     "BaseSettings",
+    "Quantisation",
     "Recipe",
     "Settings",
     "SuiteSettings",
@@ -30,6 +31,7 @@ CONFIG_NAME = "lamina.toml"
 SCORERS = ("call", "choice", "contains", "exact", "likelihood", "number")
 # Methods that rescale the base or start from a changed one.
 _NO_ADDITIONS = {"dora": "DoRA", "pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "loftq": "LoftQ"}
+Quantisation = Literal["none", "int8", "nf4"]
 M = TypeVar("M", bound=BaseModel)
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -67,6 +69,7 @@ class BaseSettings(BaseModel):
     revision: str | None = Field(None, description="hub revision; recorded, the digest is what pins")
     digest: str | None = Field(None, description="content digest that the base must have; written by `lamina init`")
     template: Path | None = Field(None, description="a Jinja chat template for a base that ships without one")
+    quantise: Quantisation = Field("none", description="how the frozen linear maps are held: none, int8 or nf4")
 
 
 class SuiteSettings(BaseModel):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lamina.lora.adapter import Factors
+from lamina.lora.quantised import QuantisedLinear
 
 __all__ = ["LoRALinear", "Product", "product_of", "trained_parameters"]
 
@@ -30,18 +31,20 @@ class LoRALinear(nn.Module):
 
     Attributes:
         original: the module that this one stands in for, kept so that detaching restores it.
-        weight: (d_out, d_in) frozen: the original's, or its sum with the frozen layers where that costs less.
+        in_features, out_features: d_in and d_out.
+        bias: (d_out,) frozen, or None.
         frozen: the frozen layers as one pair of factors, scale folded in, or None.
         trained: (A, B) parameters of the layer in training, or None.
         scale: what the trained pair is multiplied by.
     """
 
-    def __init__(self, original: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
-        """Wrap ``original``, whose frozen map is ``x weight^T + bias``."""
+    def __init__(self, original: nn.Module, weight: Tensor | QuantisedLinear, bias: Tensor | None) -> None:
+        """Wrap ``original``, whose frozen map is ``x weight^T + bias``; what is quantised is its own weight."""
         super().__init__()
         # Held in a tuple, so that the original's parameters keep their only home in the module tree.
         self._original = (original,)
-        self.weight = weight
+        self._weight = (weight,)
+        self.out_features, self.in_features = map(int, weight.shape)
         self.bias = bias
         self.frozen: Factors | None = None
         self.trained: tuple[nn.Parameter, nn.Parameter] | None = None
@@ -52,16 +55,35 @@ class LoRALinear(nn.Module):
         """The module this one stands in for."""
         return self._original[0]
 
+    @property
+    def weight(self) -> Tensor:
+        """The frozen (d_out, d_in): the original's, or its sum with the frozen layers where that costs less.
+
+        Of a quantised map it is dequantised anew at each reading.
+        """
+        (held,) = self._weight
+        return held.weight if isinstance(held, QuantisedLinear) else held
+
+    @weight.setter
+    def weight(self, weight: Tensor) -> None:
+        self._weight = (weight,)
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the frozen weight is held quantised."""
+        return isinstance(self._weight[0], QuantisedLinear)
+
     def freeze(self, factors: Factors) -> None:
         """Sum ``factors`` onto the map for good.
 
         Few ranks stay factors, exact and thin. Many would cost more than the map itself at every token; they are added
         to the weight, in float32, and rounded once to its dtype (law 9's bound: the error of holding a weight in that
-        dtype at all).
+        dtype at all). A quantised weight has no place for a sum: there they stay factors, however many (law 9).
         """
-        d_out, d_in = self.weight.shape
-        if factors.rank * (d_out + d_in) <= _WORTH_FOLDING * d_out * d_in:
-            self.frozen = Factors(factors.A.to(self.weight), factors.B.to(self.weight))
+        d_out, d_in = self.out_features, self.in_features
+        if self.is_quantised or factors.rank * (d_out + d_in) <= _WORTH_FOLDING * d_out * d_in:
+            (held,) = self._weight
+            self.frozen = Factors(*(factor.to(held.device, held.dtype) for factor in (factors.A, factors.B)))
             return
         A, B = (factor.to(self.weight.device, torch.float32) for factor in (factors.A, factors.B))
         self.weight = torch.addmm(self.weight.float(), B, A).to(self.weight.dtype)
@@ -165,19 +187,17 @@ def trained_parameters(maps: Sequence[nn.Module]) -> list[nn.Parameter]:
 
 def product_of(maps: Sequence[nn.Module], dtype: torch.dtype) -> Product:
     """Return what ``maps``, which share an input, are at this moment, as one product."""
-    weights = [_weight(each) for each in maps]
     downs: list[Tensor] = []
     parts: list[_Part] = []
     column, rank = 0, 0
-    for each, weight in zip(maps, weights, strict=True):
-        out = slice(column, column := column + weight.shape[0])
+    for each in maps:
+        out = slice(column, column := column + _width(each))
         if isinstance(each, LoRALinear) and (each.frozen is not None or each.trained is not None):
             part = _part(each, out, rank, dtype, downs)
             parts.append(part)
             rank = part.inner.stop
     A = None if not downs else downs[0] if len(downs) == 1 else torch.cat(downs)
-    together = _side_by_side(maps, weights)
-    return Product(lambda: together, _biases(maps, weights), A, tuple(parts))
+    return Product(_dense(maps), _biases(maps), A, tuple(parts))
 
 
 def _part(each: LoRALinear, out: slice, start: int, dtype: torch.dtype, downs: list[Tensor]) -> _Part:
@@ -195,17 +215,33 @@ def _part(each: LoRALinear, out: slice, start: int, dtype: torch.dtype, downs: l
     return _Part(out, slice(start, rank), ups[0] if len(ups) == 1 else torch.cat(ups, 1), trained, each.scale)
 
 
+def _width(each: nn.Module) -> int:
+    width: int = each.out_features  # type: ignore[assignment]
+    return width
+
+
 def _weight(each: nn.Module) -> Tensor:
     weight: Tensor = each.weight  # type: ignore[assignment]
     return weight.detach()
 
 
-def _biases(maps: Sequence[nn.Module], weights: Sequence[Tensor]) -> Tensor | None:
+def _biases(maps: Sequence[nn.Module]) -> Tensor | None:
     biases: list[Tensor | None] = [each.bias for each in maps]  # type: ignore[misc]
-    if all(bias is None for bias in biases):
+    known = next((bias for bias in biases if bias is not None), None)
+    if known is None:
         return None
-    zeros = (weight.new_zeros(weight.shape[0]) for weight in weights)
-    return torch.cat([zero if bias is None else bias.detach() for bias, zero in zip(biases, zeros, strict=True)])
+    pairs = zip(maps, biases, strict=True)
+    return torch.cat([known.new_zeros(_width(each)) if bias is None else bias.detach() for each, bias in pairs])
+
+
+def _dense(maps: Sequence[nn.Module]) -> Callable[[], Tensor]:
+    """Return a function that gives the maps' weights as one matrix, kept unless one of them is quantised."""
+    if any(isinstance(each, QuantisedLinear) or (isinstance(each, LoRALinear) and each.is_quantised) for each in maps):
+        if len(maps) == 1:
+            return lambda: _weight(maps[0])
+        return lambda: torch.cat([_weight(each) for each in maps])
+    together = _side_by_side(maps, [_weight(each) for each in maps])
+    return lambda: together
 
 
 def _side_by_side(maps: Sequence[nn.Module], weights: Sequence[Tensor]) -> Tensor:

@@ -3,12 +3,17 @@
     model.layers.0.mlp.up_proj   nn.Linear      --attach-->   LoRALinear(nn.Linear)
                                                 <--detach--
 
+A base may also be quantised, for good:
+
+    model.layers.0.mlp.up_proj   nn.Linear      --quantise-->   QuantisedLinear
+
 A model is frozen before surgery and equal to itself, bit for bit, after ``detach``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +23,9 @@ from transformers.pytorch_utils import Conv1D
 from lamina.errors import StackError
 from lamina.lora.adapter import Adapter, Factors, combine
 from lamina.lora.linear import LoRALinear
+from lamina.lora.quantised import QuantisedLinear
 
-__all__ = ["attach", "detach", "fresh_adapter", "linear_paths", "set_trained"]
+__all__ = ["attach", "detach", "fresh_adapter", "linear_paths", "quantise_linears", "set_trained"]
 
 
 def linear_paths(model: PreTrainedModel) -> list[str]:
@@ -29,7 +35,7 @@ def linear_paths(model: PreTrainedModel) -> list[str]:
     match full tuning. The head is left alone because it is tied to the embeddings in most small models.
     """
     head = model.get_output_embeddings()
-    kinds = (nn.Linear, Conv1D, LoRALinear)
+    kinds = (nn.Linear, Conv1D, LoRALinear, QuantisedLinear)
     return [path for path, module in model.named_modules() if isinstance(module, kinds) and module is not head]
 
 
@@ -42,7 +48,7 @@ def attach(model: nn.Module, adapters: Sequence[Adapter], scales: Sequence[float
     detach(model)
     for path, factors in combine(adapters, scales).items():
         wrapper = _wrap(model, path)
-        expected = (wrapper.weight.shape[1], wrapper.weight.shape[0])
+        expected = (wrapper.in_features, wrapper.out_features)
         if (factors.A.shape[1], factors.B.shape[0]) != expected:
             found = (factors.A.shape[1], factors.B.shape[0])
             raise StackError(f"layer does not fit the base: {path} maps {expected}, the layer {found}")
@@ -73,12 +79,23 @@ def fresh_adapter(model: PreTrainedModel, rank: int, seed: int) -> dict[str, Fac
     """
     adapter = {}
     for index, path in enumerate(linear_paths(model)):
-        weight, _ = _linear_of(model.get_submodule(path))
-        d_out, d_in = weight.shape
+        d_out, d_in = _shape_of(model.get_submodule(path))
         generator = torch.Generator().manual_seed(seed * 100_003 + index)
         A = (torch.rand(rank, d_in, generator=generator) * 2 - 1) / d_in**0.5
         adapter[path] = Factors(A, torch.zeros(d_out, rank))
     return adapter
+
+
+def quantise_linears(model: PreTrainedModel, how: Literal["int8", "nf4"], device: torch.device) -> None:
+    """Replace every linear map but the head by a quantised one on ``device``, each before the next is touched.
+
+    Raises:
+        MachineError: if ``how`` needs a package that is not installed.
+    """
+    for path in linear_paths(model):
+        weight, bias = _linear_of(model.get_submodule(path))
+        if isinstance(weight, Tensor):
+            _replace(model, path, QuantisedLinear(weight.to(device), bias, how))
 
 
 def _wrap(model: nn.Module, path: str) -> LoRALinear:
@@ -93,9 +110,16 @@ def _wrap(model: nn.Module, path: str) -> LoRALinear:
     return wrapper
 
 
-def _linear_of(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+def _shape_of(module: nn.Module) -> tuple[int, int]:
     if isinstance(module, LoRALinear):
-        return module.weight, module.bias
+        return module.out_features, module.in_features
+    weight, _ = _linear_of(module)
+    return weight.shape[0], weight.shape[1]
+
+
+def _linear_of(module: nn.Module) -> tuple[Tensor | QuantisedLinear, Tensor | None]:
+    if isinstance(module, QuantisedLinear):
+        return module, module.bias
     if not isinstance(module, nn.Linear | Conv1D):
         raise StackError(f"layer does not fit the base: it adapts a {type(module).__name__}, which is not linear")
     weight = module.weight.detach()

@@ -17,6 +17,8 @@ from transformers.utils import logging as transformers_logging
 from lamina.config import BaseSettings
 from lamina.errors import StackError
 from lamina.kernels.reference import TorchKernels
+from lamina.lora.quantised import SCHEMES, require_quantiser
+from lamina.lora.surgery import quantise_linears
 from lamina.model.bundled import BUNDLED_NAME, prepare_bundled
 from lamina.model.convert import convert_gguf
 from lamina.model.digest import digest_files
@@ -115,7 +117,7 @@ def resolve_base(settings: BaseSettings, progress: Progress) -> Base:
     if settings.digest is not None and pin.digest != settings.digest:
         raise StackError(
             f"base '{settings.model}': its content is {pin.digest[7:19]}, lamina.toml pins {settings.digest[7:19]}",
-            hint="restore the files, or start a new project: layers belong to one base",
+            hint="restore the files and base.quantise, or start a new project: layers belong to one base",
         )
     return Base(folder, template, pin)
 
@@ -125,7 +127,9 @@ def load_base(base: Base, *, dtype: torch.dtype | None = None) -> LoadedBase:
 
     Raises:
         StackError: if transformers cannot load it as a causal language model.
+        MachineError: if it is pinned as nf4 and bitsandbytes is not installed.
     """
+    require_quantiser(base.pin.quantise)
     keep_freed_memory()
     device = pick_device()
     wanted = pick_dtype(device) if dtype is None else dtype
@@ -136,7 +140,10 @@ def load_base(base: Base, *, dtype: torch.dtype | None = None) -> LoadedBase:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise StackError(f"{base.folder}: transformers cannot load it: {reason}", hint="try another --base") from error
-    model.requires_grad_(False).eval().to(device)
+    model.requires_grad_(False).eval()
+    if base.pin.quantise != "none":
+        quantise_linears(model, base.pin.quantise, device)
+    model.to(device)
     head = make_head(model, pick_kernels(device))
     if not head_agrees(model, head):
         raise StackError(f"{base.folder}: {base.pin.family} computes its logits in a way lamina does not know")
@@ -219,7 +226,9 @@ def _pin(settings: BaseSettings, folder: Path, template: str) -> BasePin:
     tokenizer = digest_files([folder / name for name in _TOKENIZER_FILES if (folder / name).exists()])
     template_digest = Digest.of_bytes(template.encode())
     content = digest_files([folder / "config.json", *weights])
-    whole = Digest.of_bytes(f"{content}\n{tokenizer}\n{template_digest}\n".encode())
+    # A layer is trained against what quantisation makes of the weights, so that is another base.
+    held = "" if settings.quantise == "none" else f"{SCHEMES[settings.quantise]}\n"
+    whole = Digest.of_bytes(f"{content}\n{tokenizer}\n{template_digest}\n{held}".encode())
     try:
         family = AutoConfig.from_pretrained(folder).model_type
     except (OSError, ValueError, KeyError) as error:
@@ -234,6 +243,7 @@ def _pin(settings: BaseSettings, folder: Path, template: str) -> BasePin:
         template_digest=str(template_digest),
         tokenizer_digest=str(tokenizer),
         source=settings.model,
+        quantise=settings.quantise,
     )
 
 

@@ -75,8 +75,8 @@ class Block:
         """Return how many numbers the block keeps for backward per token."""
         width, heads = len(self.before_attention.weight), self.attention.heads
         outs = width * ((self.after_attention is not None) + (self.after_mlp is not None))
-        weights: list[Tensor] = [each.weight for each in self.gate_up.now()]  # type: ignore[misc]
-        return 2 * width + heads.line + heads.heads * heads.width + sum(map(len, weights)) + outs
+        both: int = sum(each.out_features for each in self.gate_up.now())  # type: ignore[misc]
+        return 2 * width + heads.line + heads.heads * heads.width + both + outs
 
 
 @dataclass(frozen=True, slots=True)

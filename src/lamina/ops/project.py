@@ -8,6 +8,7 @@ from pathlib import Path
 from lamina.config import CONFIG_NAME, BaseSettings, Settings, load_settings
 from lamina.errors import StackError, UsageError
 from lamina.lora.adapter import load_adapter
+from lamina.lora.quantised import require_quantiser
 from lamina.lora.surgery import attach
 from lamina.model.base import Base, LoadedBase, load_base, resolve_base
 from lamina.records import Progress
@@ -65,19 +66,21 @@ def init_project(folder: Path, settings: BaseSettings, progress: Progress) -> Pr
 
     Raises:
         UsageError: if the folder is a project already.
-        StackError, MachineError: if the base cannot be had; nothing is written then.
+        StackError, MachineError: if the base cannot be had or quantised; nothing is written then.
     """
     config = folder / CONFIG_NAME
     if config.exists() or (folder / ".lamina").exists():
         raise UsageError(f"{folder}: already a lamina project", hint="run `lamina log` to see its layers")
+    require_quantiser(settings.quantise)
     base = resolve_base(settings, progress)
     folder.mkdir(parents=True, exist_ok=True)
     store = Store.create(folder)
     set_ref(store, MAIN, write_stack(store, StackConfig(base=base.pin, layers=())), why="init")
     template = f'template = "{settings.template}"\n' if settings.template else ""
+    quantise = f'quantise = "{settings.quantise}"\n' if settings.quantise != "none" else ""
     config.write_text(
         "# Keys and defaults: docs/settings.md\n[base]\n"
-        f'model = "{settings.model}"\ndigest = "{base.pin.digest}"\n{template}',
+        f'model = "{settings.model}"\ndigest = "{base.pin.digest}"\n{template}{quantise}',
         "utf-8",
     )
     return Project(store, load_settings(config), base, progress)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from lamina.config import Quantisation
 
 __all__ = [
     "LAYER_TYPE",
@@ -73,7 +75,11 @@ class Index(_Record):
 
 
 class BasePin(_Record):
-    """Which base, by content: ``digest`` covers weights, configuration, tokenizer and template."""
+    """Which base, by content: ``digest`` covers weights, configuration, tokenizer, template and quantisation.
+
+    ``quantise`` is written only where there is some, so that every other base keeps the spelling, and its stacks the
+    digests, that they had before there was any.
+    """
 
     name: str
     digest: str
@@ -81,6 +87,14 @@ class BasePin(_Record):
     template_digest: str
     tokenizer_digest: str
     source: str
+    quantise: Quantisation = "none"
+
+    @model_serializer(mode="wrap")
+    def _spell(self, spell: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = spell(self)
+        if self.quantise == "none":
+            del fields["quantise"]
+        return fields
 
 
 class DataSource(_Record):
