@@ -78,23 +78,37 @@ def _contestants(pairs: Path, base: Path, python: Path | None) -> dict[str, list
     }
     if python is not None:
         peer = [str(python), str(HERE / "speed" / "trl_peer.py"), str(pairs), str(base)]
-        found |= {f"TRL {setting}": [*peer, setting, "--steps", "3"] for setting in TRL}
+        found |= {f"TRL {setting}": [*peer, setting, "--steps", "2"] for setting in TRL}
     return found
 
 
 def _growth(pairs: Path) -> dict[str, list[str]]:
-    ours = [sys.executable, str(HERE / "speed" / "ours.py"), str(pairs), "--steps", "4", "--length"]
+    ours = [sys.executable, str(HERE / "speed" / "ours.py"), str(pairs), "--length"]
     found = {}
     for length in LENGTHS:
         rows = str(max(1, _PROBE_TOKENS // length))
-        found[f"lamina, rows of {length:,}"] = [*ours, str(length), "--batch-rows", rows]
+        found[f"lamina, rows of {length:,}"] = [
+            *ours,
+            str(length),
+            "--batch-rows",
+            rows,
+            "--steps",
+            "3" if length < 4096 else "2",
+        ]
     for batch in BATCHES:
-        found[f"lamina, {batch} rows of {BATCH_LENGTH}"] = [*ours, str(BATCH_LENGTH), "--batch-rows", str(batch)]
+        found[f"lamina, {batch} rows of {BATCH_LENGTH}"] = [
+            *ours,
+            str(BATCH_LENGTH),
+            "--batch-rows",
+            str(batch),
+            "--steps",
+            "3",
+        ]
     return found
 
 
 def _agreement(pairs: Path, seed: int) -> list[str]:
-    return [sys.executable, str(HERE / "speed" / "agreement.py"), str(pairs), "--seed", str(seed), "--steps", "16"]
+    return [sys.executable, str(HERE / "speed" / "agreement.py"), str(pairs), "--seed", str(seed), "--steps", "12"]
 
 
 def _compare_losses(seeds: list[dict[str, Any]]) -> dict[str, Any]:
