@@ -49,7 +49,8 @@ def build_native(folder: Path, machine: str) -> NativeKernels | None:
         folder: where builds are kept.
         machine: names what ``-march=native`` stands for, so that a folder on a shared disk serves unlike machines.
     """
-    key = Digest.of_bytes(f"{_SOURCE.read_text('utf-8')}\n{_FLAGS}\n{machine}".encode())
+    sources = "".join(path.read_text("utf-8") for path in (*sorted(_SOURCE.parent.glob("*.h")), _SOURCE))
+    key = Digest.of_bytes(f"{sources}\n{_FLAGS}\n{machine}".encode())
     library = folder / f"{key.hex[:16]}.so"
     compiler = next((path for name in ("g++", "c++", "clang++") if (path := shutil.which(name))), None)
     try:
@@ -57,9 +58,20 @@ def build_native(folder: Path, machine: str) -> NativeKernels | None:
             if compiler is None:
                 return None
             _compile(compiler, library)
-        return NativeKernels(ctypes.CDLL(str(library)))
+        return NativeKernels(_load(library, compiler))
     except (OSError, subprocess.SubprocessError):
         return None  # what cannot be built or loaded here is only slower
+
+
+def _load(library: Path, compiler: str | None) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError:
+        if compiler is None:
+            raise
+    # Damaged, or built against a C library that has gone.
+    _compile(compiler, library)
+    return ctypes.CDLL(str(library))
 
 
 def _compile(compiler: str, library: Path) -> None:
