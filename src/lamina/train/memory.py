@@ -6,7 +6,7 @@ checkpoint, so that a resumed run adds up in the same order (law 6).
 
 from __future__ import annotations
 
-import resource
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,8 +76,7 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     rooms = [_meminfo("/proc/meminfo", "MemAvailable")]
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY:
+    if (limit := _shell_limit()) is not None:
         rooms.append(limit - _meminfo("/proc/self/status", "VmSize"))
     try:
         most = Path("/sys/fs/cgroup/memory.max").read_text().strip()
@@ -95,6 +94,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
     # The CPU's allocator and oneDNN have no exception of their own.
     return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "could not create a memory" in text)
+
+
+def _shell_limit() -> int | None:
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _meminfo(path: str, key: str) -> int:
