@@ -116,41 +116,52 @@ class Product:
 
     Attributes:
         dense: returns the frozen weight, (N, d_in); called for each product, so that a quantised one need not be kept.
+        width: N.
         bias: (N,) or None.
         A: (R, d_in), all down-projections, or None without layers.
         parts: one for each map that has layers.
     """
 
     dense: Callable[[], Tensor]
+    width: int
     bias: Tensor | None
     A: Tensor | None
     parts: tuple[_Part, ...]
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return ``add`` plus the maps' outputs, (T, N), and h = x A^T, (T, R), which backward asks for."""
-        start = self.bias if add is None else add
-        weight = self.dense()
-        y = x @ weight.t() if start is None else torch.addmm(start, x, weight.t())
-        if add is not None and self.bias is not None:
-            y += self.bias
         if self.A is None:
-            return y, None
+            y = self._frozen(self.bias, x)
+            return (y if add is None else y.add_(add)), None
         h = x @ self.A.t()
+        thin = self._start(len(x), x)
         for part in self.parts:
-            y[:, part.out].addmm_(h[:, part.inner], part.B.t())
-        return y, h
+            if self.bias is None:
+                torch.mm(h[:, part.inner], part.B.t(), out=thin[:, part.out])
+            else:
+                thin[:, part.out].addmm_(h[:, part.inner], part.B.t())
+        y = self._frozen(thin, x)
+        return (y if add is None else y.add_(add)), h
 
     def pull(self, g: Tensor, *, need_dx: bool = True) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of x (None if not needed) and of h, for the gradient ``g`` (T, N) of the outputs."""
-        dx = g @ self.dense() if need_dx else None
         if self.A is None:
-            return dx, None
+            return (g @ self.dense() if need_dx else None), None
         dh = g.new_empty(len(g), len(self.A))
         for part in self.parts:
             torch.mm(g[:, part.out], part.B, out=dh[:, part.inner])
-        if dx is not None:
-            dx.addmm_(dh, self.A)
-        return dx, dh
+        return (torch.addmm(dh @ self.A, g, self.dense()) if need_dx else None), dh
+
+    def _frozen(self, start: Tensor | None, x: Tensor) -> Tensor:
+        # The thin sum goes in first and is rounded with the large one, once. Added to a result that already lies on
+        # bfloat16's grid, whatever is smaller than half a step would vanish, and a young layer is.
+        return x @ self.dense().t() if start is None else torch.addmm(start, x, self.dense().t())
+
+    def _start(self, rows: int, like: Tensor) -> Tensor:
+        if self.bias is not None:
+            return self.bias.repeat(rows, 1)
+        covered = sum(part.out.stop - part.out.start for part in self.parts)
+        return like.new_empty(rows, self.width) if covered == self.width else like.new_zeros(rows, self.width)
 
     def gradients(self, g: Tensor, x: Tensor, h: Tensor | None, dh: Tensor | None) -> list[Tensor]:
         """Return the float32 gradients of every trained A and B, in order."""
@@ -197,7 +208,7 @@ def product_of(maps: Sequence[nn.Module], dtype: torch.dtype) -> Product:
             parts.append(part)
             rank = part.inner.stop
     A = None if not downs else downs[0] if len(downs) == 1 else torch.cat(downs)
-    return Product(_dense(maps), _biases(maps), A, tuple(parts))
+    return Product(_dense(maps), column, _biases(maps), A, tuple(parts))
 
 
 def _part(each: LoRALinear, out: slice, start: int, dtype: torch.dtype, downs: list[Tensor]) -> _Part:
