@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from agreement import compare_losses
 from matplotlib.figure import Figure
 from report import publish
 from rich.console import Console
@@ -40,7 +41,6 @@ RANK = 16
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 BATCHES = (1, 2, 4, 8, 16, 32)
 BATCH_LENGTH = 256
-SEEDS = (0, 1, 2)
 PLOT = HERE.parent / "docs" / "training-growth.png"
 _PROBE_TOKENS = 2048
 
@@ -61,8 +61,8 @@ def main() -> None:
             runs.setdefault(name, []).append(_run(command))
     for name, command in _growth(pairs).items():
         runs[name] = [_run(command)]
-    seeds = [] if options.no_peers else [_run(_agreement(pairs, seed)) for seed in SEEDS]
-    figures = _summarise(runs, load_base(base), pairs) | _compare_losses(seeds)
+    losses = {"loss_delta_vs_peft": None} if options.no_peers else compare_losses(pairs)
+    figures = _summarise(runs, load_base(base), pairs) | losses
     _draw(figures)
     if not options.json:
         _print_table(runs)
@@ -105,17 +105,6 @@ def _growth(pairs: Path) -> dict[str, list[str]]:
             "3",
         ]
     return found
-
-
-def _agreement(pairs: Path, seed: int) -> list[str]:
-    return [sys.executable, str(HERE / "speed" / "agreement.py"), str(pairs), "--seed", str(seed), "--steps", "12"]
-
-
-def _compare_losses(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    if not seeds:
-        return {"loss_delta_vs_peft": None}
-    deltas = [run["lamina"] - run["peft"] for run in seeds]
-    return {"loss_delta_vs_peft": max(deltas, key=abs), "losses": seeds}
 
 
 def _run(command: list[str]) -> dict[str, Any]:

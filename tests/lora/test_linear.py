@@ -70,10 +70,31 @@ def test_folding_into_bfloat16_rounds_the_sum_once(rank: int, seed: int) -> None
     wrapper.freeze(factors)
     exact = sum_of(linear, factors)
     assert wrapper.weight.dtype == torch.bfloat16
-    # Half a unit in the last of bfloat16's eight places, and the rounding of the sum in float32.
+    # A unit in the last of bfloat16's eight places, up or down, and the rounding of the sum in float32.
     _, exponent = torch.frexp(exact)
-    half_unit = torch.ldexp(torch.ones_like(exact), exponent - 9)
-    assert ((wrapper.weight.double() - exact).abs() <= half_unit + 1e-6 * exact.abs().max()).all()
+    unit = torch.ldexp(torch.ones_like(exact), exponent - 8)
+    assert ((wrapper.weight.double() - exact).abs() <= unit + 1e-6 * exact.abs().max()).all()
+    again = wrap(linear)
+    again.freeze(factors)
+    assert torch.equal(again.weight, wrapper.weight)
+
+
+@pytest.mark.parametrize("rank", [1, 60])
+def test_a_young_layer_does_not_vanish_in_bfloat16(rank: int) -> None:
+    """What a layer adds may be a thousandth of what it is added to, less than half a step of bfloat16's grid."""
+    weight = normal(256, 256, seed=1).bfloat16()
+    plain = nn.Linear(256, 256, bias=False).requires_grad_(False)
+    plain.weight.data = weight
+    small = 2.0**-11 / rank**0.5
+    factors = Factors(normal(rank, 256, seed=2), normal(256, rank, seed=3) * small)
+    wrapper = LoRALinear(plain, weight, None)
+    wrapper.freeze(factors)
+    assert (wrapper.frozen is None) == (rank == 60)
+    x = normal(512, 256, seed=4).bfloat16()
+    added = wrapper(x).double() - x.double() @ weight.double().t()
+    exact = x.double() @ (factors.B.double() @ factors.A.double()).t()
+    share = (added * exact).sum() / exact.square().sum()
+    assert 0.85 < share < 1.15
 
 
 @pytest.mark.parametrize("rank", [FEW, MANY])

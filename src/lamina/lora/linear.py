@@ -77,8 +77,9 @@ class LoRALinear(nn.Module):
         """Sum ``factors`` onto the map for good.
 
         Few ranks stay factors, exact and thin. Many would cost more than the map itself at every token; they are added
-        to the weight, in float32, and rounded once to its dtype (law 9's bound: the error of holding a weight in that
-        dtype at all). A quantised weight has no place for a sum: there they stay factors, however many (law 9).
+        to the weight, in float32, and rounded once to its dtype, up or down by chance: a weight that lies on bfloat16's
+        grid swallows every addition below half a step, but on average not this one. A quantised weight has no place for
+        a sum: there they stay factors, however many (law 9).
         """
         d_out, d_in = self.out_features, self.in_features
         if self.is_quantised or factors.rank * (d_out + d_in) <= _WORTH_FOLDING * d_out * d_in:
@@ -86,7 +87,7 @@ class LoRALinear(nn.Module):
             self.frozen = Factors(*(factor.to(held.device, held.dtype) for factor in (factors.A, factors.B)))
             return
         A, B = (factor.to(self.weight.device, torch.float32) for factor in (factors.A, factors.B))
-        self.weight = torch.addmm(self.weight.float(), B, A).to(self.weight.dtype)
+        self.weight = _round(torch.addmm(self.weight.float(), B, A), self.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., d_out) for ``x`` (..., d_in)."""
@@ -224,6 +225,19 @@ def _part(each: LoRALinear, out: slice, start: int, dtype: torch.dtype, downs: l
         ups.append((B.detach() * each.scale).to(dtype))
         trained = slice(rank, rank := rank + A.shape[0])
     return _Part(out, slice(start, rank), ups[0] if len(ups) == 1 else torch.cat(ups, 1), trained, each.scale)
+
+
+def _round(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``exact`` (float32) in ``dtype``; in bfloat16 rounded up or down with the odds of its distance.
+
+    Source: stochastic rounding, Gupta et al. 2015, arXiv:1502.02551, section 3. The draw is the same every time.
+    """
+    if dtype != torch.bfloat16:
+        return exact.to(dtype)
+    draw = torch.Generator(exact.device).manual_seed(0)
+    chance = torch.randint(0, 1 << 16, exact.shape, generator=draw, device=exact.device, dtype=torch.int32)
+    # The upper half of a float32 is a bfloat16: a carry out of the lower half rounds up.
+    return ((exact.contiguous().view(torch.int32) + chance) & -(1 << 16)).view(torch.float32).to(dtype)
 
 
 def _width(each: nn.Module) -> int:
