@@ -314,7 +314,7 @@ def test_a_run_stops_early_and_its_best_step_is_the_layer(project: Path, monkeyp
         assert written[path].B.equal(factors.B)
 
 
-@pytest.mark.parametrize("stop_at", [2, 30, 60])
+@pytest.mark.parametrize("stop_at", [2, 15, 28])
 def test_law_6_holds_with_early_stopping(
     project: Path, base_folders: Any, cli: Any, tmp_path: Path, stop_at: int
 ) -> None:
