@@ -134,13 +134,7 @@ class NativeKernels:
         return q, k, v
 
     def split_backward_(
-        self,
-        dqkv: Tensor,
-        slopes: Slopes,
-        qkv: Tensor,
-        turns: Turns,
-        places: Places,
-        heads: Heads,
+        self, dqkv: Tensor, slopes: Slopes, qkv: Tensor, turns: Turns, places: Places, heads: Heads
     ) -> None:
         """See ``Kernels``."""
         expected = torch.Size((places.rows * heads.groups, places.length, heads.width))
@@ -182,8 +176,8 @@ class NativeKernels:
 
     def _call(self, name: str, first: Tensor, *arguments: Tensor | float | None) -> None:
         # The library trusts its pointers: a strided or float64 tensor would be read as something else.
+        known = (first.dtype, torch.float32, torch.int64)
         for tensor in (first, *arguments):
-            known = (first.dtype, torch.float32, torch.int64)
             if isinstance(tensor, Tensor) and not (tensor.is_contiguous() and tensor.dtype in known):
                 raise ValueError(f"{name}: expected contiguous tensors of one dtype, with float32 tables")
         raw = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]

@@ -63,13 +63,7 @@ class TorchKernels:
         return queries, k.transpose(1, 2).flatten(0, 1), v.transpose(1, 2).flatten(0, 1)
 
     def split_backward_(
-        self,
-        dqkv: Tensor,
-        slopes: Slopes,
-        qkv: Tensor,
-        turns: Turns,
-        places: Places,
-        heads: Heads,
+        self, dqkv: Tensor, slopes: Slopes, qkv: Tensor, turns: Turns, places: Places, heads: Heads
     ) -> None:
         """See ``Kernels``."""
         with torch.enable_grad():

@@ -126,13 +126,7 @@ class Kernels(Protocol):
         """Return queries (n G, s Q, d), keys and values (n G, L, d), normed and turned, zero at empty places."""
 
     def split_backward_(
-        self,
-        dqkv: Tensor,
-        slopes: Slopes,
-        qkv: Tensor,
-        turns: Turns,
-        places: Places,
-        heads: Heads,
+        self, dqkv: Tensor, slopes: Slopes, qkv: Tensor, turns: Turns, places: Places, heads: Heads
     ) -> None:
         """Write the gradient of looking tokens into ``dqkv`` (T, line), and add that of shared ones.
 
