@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from lamina.kernels.shapes import Kernels
 
-__all__ = ["Head", "head_agrees", "make_head"]
+__all__ = ["Head", "agree", "head_agrees", "make_head"]
 
 _BLOCK = 256
 
@@ -108,5 +108,10 @@ def head_agrees(model: PreTrainedModel, head: Head) -> bool:
     ids = torch.randint(vocabulary, (1, 6), generator=torch.Generator().manual_seed(0)).to(device)
     own = model(input_ids=ids, use_cache=False).logits[0].float()
     ours = head.logits(model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0])
+    return agree(model, ours, own)
+
+
+def agree(model: PreTrainedModel, found: Tensor, expected: Tensor) -> bool:
+    """Return whether ``found`` is ``expected`` but for the rounding of the model's dtype."""
     tolerance = 1e-4 if model.dtype == torch.float32 else 3e-2
-    return bool((own - ours).abs().max() <= tolerance * own.abs().max().clamp(min=1.0))
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1.0))

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from lamina.kernels.shapes import Places
 from lamina.model.attention import PACKED_ATTENTION
 from lamina.model.fused import FusedDecoder, fuse
+from lamina.model.head import agree
 from lamina.model.machine import pick_kernels
 from lamina.model.rows import lay_out
 from lamina.records import TokenRow
@@ -107,7 +108,7 @@ def find_fused(model: PreTrainedModel) -> FusedDecoder | None:
     rows = _random_rows(model, (29, 18), shared=12)
     device = model.get_input_embeddings().weight.device
     states = fused_states(decoder, make_pack(rows, device, share=True))
-    return decoder if _agree(model, states, plain_states(model, make_pack(rows, device))) else None
+    return decoder if agree(model, states, plain_states(model, make_pack(rows, device))) else None
 
 
 @torch.no_grad()
@@ -123,7 +124,7 @@ def supports_packing(model: PreTrainedModel) -> bool:
             together = plain_states(model, pack)
     except (ValueError, TypeError, RuntimeError):
         return False
-    return _agree(model, together, plain_states(model, pack))
+    return agree(model, together, plain_states(model, pack))
 
 
 def _random_rows(model: PreTrainedModel, lengths: Sequence[int], shared: int) -> list[TokenRow]:
@@ -132,8 +133,3 @@ def _random_rows(model: PreTrainedModel, lengths: Sequence[int], shared: int) ->
     ids = [torch.randint(vocabulary, (length,), generator=generator).tolist() for length in lengths]
     first = max(1, shared + 1)
     return [TokenRow((*ids[0][:shared], *row[shared:]), (False,) * first + (True,) * (len(row) - first)) for row in ids]
-
-
-def _agree(model: PreTrainedModel, states: Tensor, expected: Tensor) -> bool:
-    tolerance = 1e-4 if model.dtype == torch.float32 else 3e-2
-    return bool((states - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1.0))
