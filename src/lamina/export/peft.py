@@ -27,7 +27,16 @@ from transformers import PreTrainedModel
 
 from lamina.errors import StackError
 from lamina.export.variants import why_config_refused, why_key_refused
-from lamina.lora.adapter import PREFIX, Adapter, Factors, read_tensors, rescale, save_adapter, scale_of
+from lamina.lora.adapter import (
+    PREFIX,
+    Adapter,
+    Factors,
+    check_values,
+    read_tensors,
+    rescale,
+    save_adapter,
+    scale_of,
+)
 from lamina.lora.surgery import linear_shapes, transposed_paths
 from lamina.stack.store import write_atomically
 
@@ -156,6 +165,9 @@ def read_peft(folder: Path, maps: BaseMaps) -> ForeignAdapter:
         if pair.rank != (rank := config.rank_of(path)):
             raise StackError(f"{folder}: {path} has rank {pair.rank}, {CONFIG_FILE} says {rank}", hint=_FETCH)
         factors |= rescale({path: pair}, config.scale_of(path))
+    for path, pair in factors.items():
+        check_values(folder / WEIGHTS_FILE, f"{path}.lora_A", pair.A)
+        check_values(folder / WEIGHTS_FILE, f"{path}.lora_B", pair.B)
     return ForeignAdapter(factors, str(raw["peft_type"]), config.base_model_name_or_path)
 
 
