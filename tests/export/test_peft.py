@@ -256,7 +256,10 @@ REFUSED_WEIGHTS: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     "head": (add_pair("lm_head", 32, 300), "adapts lm_head, which is no linear map inside the base"),
     "norm": (add_pair("model.norm", 32, 32), "adapts model.norm, which is no linear map"),
     "no such map": (add_pair("model.layers.7.self_attn.q_proj", 32, 32), "no linear map model.layers.7"),
-    "other width": (add_pair("model.layers.0.self_attn.q_proj", 64, 64), "32 to 32 wide here, the adapter's 64 to 64"),
+    "other width": (
+        add_pair("model.layers.0.self_attn.q_proj", 64, 64),
+        "is 32 to 32 wide in this base, 64 to 64 in the adapter",
+    ),
     "half a pair": (lambda tensors: tensors.pop(f"{FIRST}.lora_B.weight"), "no pair of factors"),
     "lost map": (
         lambda tensors: [tensors.pop(f"{FIRST}.lora_{factor}.weight") for factor in "AB"],

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
@@ -46,6 +46,8 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _KEY = re.compile(rf"{re.escape(PREFIX)}(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
 _SHOWN = 3
+_FETCH = "fetch the folder again, or ask whoever made it"
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +173,6 @@ def read_peft(folder: Path, maps: BaseMaps) -> ForeignAdapter:
     return ForeignAdapter(factors, str(raw["peft_type"]), config.base_model_name_or_path)
 
 
-_FETCH = "fetch the folder again, or ask whoever made it"
-
-
 def _config_of(adapter: Adapter, base: str, maps: BaseMaps) -> dict[str, Any]:
     (rank, _), *_ = Counter(factors.rank for factors in adapter.values()).most_common(1)
     others = {f"^{re.escape(path)}": factors.rank for path, factors in adapter.items() if factors.rank != rank}
@@ -279,8 +278,9 @@ def _check_fit(folder: Path, pairs: Adapter, maps: BaseMaps, config: _Config) ->
         if shape is None:
             raise StackError(f"{folder}: this base has no linear map {path}{named}", hint="import it on its own base")
         if shape != (found := (pair.B.shape[0], pair.A.shape[1])):
+            here, there = (f"{d_in} to {d_out}" for d_out, d_in in (shape, found))
             raise StackError(
-                f"{folder}: {path} is {shape[1]} to {shape[0]} wide here, the adapter's {found[1]} to {found[0]}{named}",
+                f"{folder}: {path} is {here} wide in this base, {there} in the adapter{named}",
                 hint="import it on its own base",
             )
 
@@ -295,7 +295,7 @@ def _check_targets(folder: Path, pairs: Adapter, maps: BaseMaps, config: _Config
         raise StackError(f"{folder}: weights for {_list(extra)}, which {CONFIG_FILE} does not target", hint=_FETCH)
 
 
-def _by_pattern(patterns: Mapping[str, Any], path: str, default: Any) -> Any:
+def _by_pattern(patterns: Mapping[str, _Number], path: str, default: _Number) -> _Number:
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", path):
             return value
@@ -318,9 +318,8 @@ def _describe(tensor: Tensor) -> str:
 
 
 def _refusal(folder: Path, reason: str) -> StackError:
+    converted = "PEFT converts PiSSA, OLoRA and CorDA: save_pretrained with path_initial_model_for_weight_conversion"
     return StackError(
         f"{folder}: refused: {reason}; only a plain low-rank addition to an unchanged base can be stacked",
-        hint="PiSSA, OLoRA and CorDA: PEFT converts them (save_pretrained with path_initial_model_for_weight_conversion)"
-        if "started by" in reason
-        else "train a plain LoRA",
+        hint=converted if "started by" in reason else "train a plain LoRA",
     )

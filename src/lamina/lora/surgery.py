@@ -55,9 +55,9 @@ def linear_shapes(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
 
 def transposed_paths(model: PreTrainedModel) -> list[str]:
     """Return the paths of the linear maps whose weights the base stores as (d_in, d_out), as GPT-2 does."""
-    modules = {path: model.get_submodule(path) for path in linear_paths(model)}
-    originals = {path: module.original if isinstance(module, LoRALinear) else module for path, module in modules.items()}
-    return [path for path, module in originals.items() if isinstance(module, Conv1D)]
+    modules = [(path, model.get_submodule(path)) for path in linear_paths(model)]
+    originals = [(path, module.original if isinstance(module, LoRALinear) else module) for path, module in modules]
+    return [path for path, module in originals if isinstance(module, Conv1D)]
 
 
 def attach(model: nn.Module, adapters: Sequence[Adapter], scales: Sequence[float] | None = None) -> None:
