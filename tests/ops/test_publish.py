@@ -176,7 +176,7 @@ def test_an_upload_sends_the_folder(stacked: Path, tmp_path: Path, monkeypatch: 
     assert sent["to"] == ("someone/fox-and-more", f"lamina stack {published.stack}")
     publish(stacked, None, TARGET, folder=tmp_path / "out", progress=Quiet())
     assert sent["files"] == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert not list((stacked / ".lamina").glob(".publish-*"))
+    assert not list((stacked / ".lamina" / "runs").iterdir())
 
 
 def test_not_logged_in(stacked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,4 +196,4 @@ def test_a_hub_that_cannot_be_reached(stacked: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(StackError, match="hf:someone/fox-and-more: not uploaded") as refused:
             publish(stacked, None, TARGET, progress=Quiet())
     assert "\n" not in refused.value.message
-    assert not list((stacked / ".lamina").glob(".publish-*"))
+    assert not list((stacked / ".lamina" / "runs").iterdir())
