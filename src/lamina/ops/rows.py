@@ -17,9 +17,19 @@ from lamina.errors import DataError
 from lamina.ops.project import Project
 from lamina.records import Conversation, TokenRow
 from lamina.stack.layers import read_layer
-from lamina.stack.manifest import StackConfig
+from lamina.stack.manifest import LayerConfig, StackConfig
+from lamina.stack.store import Store
 
-__all__ = ["TrainingData", "known_rows", "prepare_rows", "read_files", "replay_rows", "rows_as_jsonl"]
+__all__ = [
+    "TrainingData",
+    "heldout_sample",
+    "known_rows",
+    "prepare_rows",
+    "read_files",
+    "replay_rows",
+    "rows_as_jsonl",
+    "stored_rows",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +105,23 @@ def replay_rows(project: Project, stack: StackConfig, count: int) -> list[Conver
         share = min(len(sample), count // len(samples) + (index < count % len(samples)))
         chosen += [sample[place * len(sample) // share] for place in range(share)]
     return chosen
+
+
+def stored_rows(store: Store, digest: str | None) -> list[Conversation]:
+    """Return the rows of a replay or held-out blob; none if there is none, or if its owner kept it at home."""
+    if digest is None or not store.has(digest):
+        return []
+    return [_as_conversation(line) for line in store.read_bytes(digest).splitlines()]
+
+
+def heldout_sample(project: Project, layers: Sequence[LayerConfig], most: int) -> list[Conversation]:
+    """Return up to ``most`` held-out rows of each layer, spread evenly over them."""
+    sample: list[Conversation] = []
+    for layer in layers:
+        rows = stored_rows(project.store, layer.heldout)
+        count = min(most, len(rows))
+        sample += [rows[place * len(rows) // count] for place in range(count)]
+    return sample
 
 
 def rows_as_jsonl(rows: Sequence[Conversation]) -> bytes:
