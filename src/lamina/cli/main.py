@@ -20,6 +20,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("init", "start a project here: lamina.toml and .lamina/"),
     ("train", "train a new layer on your files, on top of the stack"),
     ("update", "a file has grown: train its new rows, with replay"),
+    ("import", "put a PEFT LoRA from elsewhere on top of the stack"),
     ("log", "the layers of a stack with their cost and effect"),
     ("show", "everything about one layer, or a stack"),
     ("diff", "tell two stacks apart, or two layers"),
@@ -41,6 +42,9 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("gc", "remove what no branch or tag reaches"),
     ("doctor", "what this machine can do, measured"),
 )
+
+# Verbs that Python keeps for itself.
+_MODULES = {"eval": "evaluate", "import": "import_"}
 
 
 def main() -> None:
@@ -85,7 +89,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         raise UsageError(f"no command '{verb}'", hint=f"lamina {near[0]}" if near else "lamina --help")
     import typer
 
-    module = importlib.import_module(f"lamina.cli.{'evaluate' if verb == 'eval' else verb}")
+    module = importlib.import_module(f"lamina.cli.{_MODULES.get(verb, verb)}")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(name=verb)(module.run)
     try:

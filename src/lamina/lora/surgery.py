@@ -30,9 +30,11 @@ __all__ = [
     "detach",
     "fresh_adapter",
     "linear_paths",
+    "linear_shapes",
     "linear_weights",
     "quantise_linears",
     "set_trained",
+    "transposed_paths",
 ]
 
 
@@ -45,6 +47,18 @@ def linear_paths(model: PreTrainedModel) -> list[str]:
     head = model.get_output_embeddings()
     kinds = (nn.Linear, Conv1D, LoRALinear, QuantisedLinear)
     return [path for path, module in model.named_modules() if isinstance(module, kinds) and module is not head]
+
+
+def linear_shapes(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
+    """Return (d_out, d_in) of every linear map but the output head, by path."""
+    return {path: _shape_of(model.get_submodule(path)) for path in linear_paths(model)}
+
+
+def transposed_paths(model: PreTrainedModel) -> list[str]:
+    """Return the paths of the linear maps whose weights the base stores as (d_in, d_out), as GPT-2 does."""
+    modules = [(path, model.get_submodule(path)) for path in linear_paths(model)]
+    originals = [(path, module.original if isinstance(module, LoRALinear) else module) for path, module in modules]
+    return [path for path, module in originals if isinstance(module, Conv1D)]
 
 
 def linear_weights(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from lamina.errors import StackError, UsageError
 from lamina.refs import BASE, StackExpression
 from lamina.stack.difference import StackDifference, diff_stacks
 from lamina.stack.layers import has_prefix, list_stacks, read_stack
-from lamina.stack.lineage import get_head, get_ref, history, list_refs
+from lamina.stack.lineage import get_current, history, list_refs
 from lamina.stack.resolve import resolve
 from lamina.stack.store import Store
 
@@ -39,10 +39,7 @@ def compare_stacks(start: Path, old: str | None, new: str | None = None) -> tupl
         UsageError: if one name is given that is not a branch.
     """
     store = Store.find(start)
-    branch = get_head(store)
-    held = get_ref(store, branch)
-    if held is None:
-        raise StackError(f"{store.root}: the branch '{branch}' is missing", hint="`lamina fsck` repairs refs")
+    branch, held = get_current(store)
     if new is None:
         new = old or branch
         old = f"{new}~1"

@@ -15,7 +15,7 @@ from lamina.ops.rows import heldout_sample, render_rows
 from lamina.ops.unite import load_entries, unite
 from lamina.records import TokenRow
 from lamina.stack.layers import name_of, read_layer, stack_digest, write_stack
-from lamina.stack.lineage import get_ref, set_ref
+from lamina.stack.lineage import get_current, set_ref
 from lamina.stack.manifest import Origin, StackConfig
 from lamina.stack.order import add_layer, find_entry
 
@@ -77,8 +77,7 @@ def squash(
         StackError: if a layer does not fit, or the branch moved meanwhile.
     """
     _check_flags(rank, energy)
-    branch = project.branch
-    held = get_ref(project.store, branch)
+    branch, held = get_current(project.store)
     stack = project.stack(expression)
     place = 0 if start is None else find_entry(stack, start)
     parent = stack.model_copy(update={"layers": stack.layers[:place]})
