@@ -20,7 +20,9 @@ TRAIN = ("--rank", "4", "--learning-rate", "0.02", "--epochs", "1")
 
 
 def write_rows(path: Path, start: int, count: int) -> None:
-    rows = [{"prompt": f"what is {number}?", "completion": f"fox {number % 7}"} for number in range(start, start + count)]
+    rows = [
+        {"prompt": f"what is {number}?", "completion": f"fox {number % 7}"} for number in range(start, start + count)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -61,7 +63,7 @@ def test_an_exact_squash_changes_nothing_but_the_count(two_layers: Path, cli: Ca
         blobs = [getattr(each, kind) for each in (*parts, layer)]
         first, second, joined = (set(store.read_bytes(blob).splitlines()) for blob in blobs)
         assert joined == first | second
-    assert [move.why for move in history(store, "main")][0] == "squash both"
+    assert history(store, "main")[0].why == "squash both"
     assert cli("chat", "hello", "--max-tokens", "2", "--json").code == 0
 
 

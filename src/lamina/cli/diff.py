@@ -77,9 +77,7 @@ def _stacks(old: str, new: str, difference: StackDifference, *, as_json: bool) -
     print_line("\n".join(lines))
 
 
-def _layers(
-    names: tuple[str, str], a: str, b: str, comparison: Comparison, *, top: int, as_json: bool
-) -> None:
+def _layers(names: tuple[str, str], a: str, b: str, comparison: Comparison, *, top: int, as_json: bool) -> None:
     import dataclasses
 
     if as_json:

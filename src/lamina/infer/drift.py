@@ -13,7 +13,7 @@ from lamina.model.base import LoadedBase
 from lamina.model.head import Head
 from lamina.records import Tick, TokenRow
 
-__all__ = ["Look", "LogitDrift", "logit_drift", "look"]
+__all__ = ["LogitDrift", "Look", "logit_drift", "look"]
 
 _PACK_TOKENS = 2048
 _BLOCK = 256

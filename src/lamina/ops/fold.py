@@ -17,7 +17,7 @@ import torch
 from lamina import __version__
 from lamina.config import BaseSettings
 from lamina.errors import StackError, UsageError
-from lamina.infer.drift import Look, LogitDrift, logit_drift, look
+from lamina.infer.drift import LogitDrift, Look, logit_drift, look
 from lamina.lora.fold import FoldDrift, fold
 from lamina.lora.surgery import attach, detach, linear_weights
 from lamina.model.base import LoadedBase, load_base, resolve_base

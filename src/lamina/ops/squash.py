@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lamina.errors import UsageError
-from lamina.infer.drift import Look, LogitDrift, logit_drift, look
+from lamina.infer.drift import LogitDrift, Look, logit_drift, look
 from lamina.lora.adapter import Adapter, combine
 from lamina.lora.squash import Lost, compress
-from lamina.lora.surgery import attach
 from lamina.ops.project import Project
 from lamina.ops.rows import heldout_sample, render_rows
-from lamina.ops.unite import load_entries, unite
+from lamina.ops.unite import attach_on, load_entries, unite
 from lamina.records import TokenRow
 from lamina.stack.layers import name_of, read_layer, stack_digest, write_stack
 from lamina.stack.lineage import get_current, set_ref
@@ -94,9 +93,7 @@ def squash(
     rows = render_rows(project, heldout_sample(project, layers, _ROWS_PER_LAYER), project.loaded.context)
     below, before, after = _look(project, parent, stack, adapter, rows)
     notes = {"rank": rank, "energy": energy, "relative_error": lost.total} if lost else {}
-    origin = Origin(
-        method="squash", layers=tuple(entry.layer for entry in squashed), scales=tuple(scales), notes=notes
-    )
+    origin = Origin(method="squash", layers=tuple(entry.layer for entry in squashed), scales=tuple(scales), notes=notes)
     head = project.loaded.head
     losses = (below.loss(head), after.loss(head)) if below and after else (None, None)
     layer = unite(project, adapter, name=name, parent=parent, origin=origin, losses=losses)
@@ -137,7 +134,5 @@ def _look(
     with project.progress.stage("measure", total=3 * len(rows), unit="rows") as tick:
         before = look(base, rows, tick)
         below = look(project.activate(parent), rows, tick)
-        scales = [*(entry.scale for entry in parent.layers), 1.0]
-        attach(base.model, [*load_entries(project, parent.layers), adapter], scales)
+        attach_on(project, parent, [adapter], [1.0])
         return below, before, look(base, rows, tick)
-

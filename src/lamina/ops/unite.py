@@ -13,6 +13,7 @@ from lamina import __version__
 from lamina.data.identity import row_identity
 from lamina.errors import StackError
 from lamina.lora.adapter import Adapter, check_values, load_adapter, save_adapter
+from lamina.lora.surgery import attach
 from lamina.model.machine import describe_machine
 from lamina.ops.project import Project
 from lamina.ops.rows import rows_as_jsonl, stored_rows
@@ -31,13 +32,19 @@ from lamina.stack.manifest import (
 )
 from lamina.stack.store import disk_errors
 
-__all__ = ["load_entries", "unite"]
+__all__ = ["attach_on", "load_entries", "unite"]
 
 
 def load_entries(project: Project, entries: Sequence[StackEntry]) -> list[Adapter]:
     """Return the weights of a stack's entries, each without the scale of its place."""
     layers = [read_layer(project.store, entry.layer) for entry in entries]
     return [load_adapter(project.store.blob_path(layer.weights)) for layer in layers]
+
+
+def attach_on(project: Project, parent: StackConfig, adapters: Sequence[Adapter], scales: Sequence[float]) -> None:
+    """Make exactly the parent's layers and ``adapters`` active on the project's base."""
+    below = [entry.scale for entry in parent.layers]
+    attach(project.loaded.model, [*load_entries(project, parent.layers), *adapters], [*below, *scales])
 
 
 def unite(
