@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lamina.cli.output import emit_json, print_line, show
+from lamina.cli.output import emit_json, print_columns, print_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.table import Table
-
     from lamina.ops.lineage import LogRow, Spent
+
+_HEAD = ["layer", "digest", "tokens", "time", "Wh", "cost", "effect"]
+_ALIGN = "llrrrr"
 
 
 def run(
@@ -48,17 +49,15 @@ def run(
         for number, move in enumerate(lineage.moves):
             print_line(f"~{number}  {move.new[7:15]}  {move.when[:16].replace('T', ' ')}  {move.why}")
         return
-    table = _table()
-    for row in reversed(lineage.rows):
-        _add(table, row, lineage.currency)
     base = lineage.stack.base
-    table.add_row(" ".join(["○", base.name, *name_refs(lineage.base_refs)]), base.digest[7:15])
+    foot = [" ".join(["○", base.name, *name_refs(lineage.base_refs)]), base.digest[7:15], "", "", "", "", "(base)"]
+    rows = [_HEAD, *(_cells(row, lineage.currency) for row in reversed(lineage.rows)), foot]
     if len(lineage.rows) > 1:
         total = lineage.rows[0].spent
         for row in lineage.rows[1:]:
             total += row.spent
-        table.add_row("  total", "", *_spent(total, lineage.currency))
-    show(table)
+        rows.append(["  total", "", *_spent(total, lineage.currency), ""])
+    print_columns(rows, _ALIGN)
 
 
 def _show_tree(*, as_json: bool) -> None:
@@ -70,35 +69,19 @@ def _show_tree(*, as_json: bool) -> None:
         candidates = [{"name": layer.name, "digest": digest} for digest, layer in tree.candidates]
         emit_json({"layers": rows, "candidates": candidates})
         return
-    table = _table()
-    for line in tree.lines:
-        if isinstance(line, str):
-            table.add_row(line)
-        else:
-            _add(table, line, tree.currency)
-    show(table)
+    lines = [[line, *[""] * 6] if isinstance(line, str) else _cells(line, tree.currency) for line in tree.lines]
+    print_columns([_HEAD, *lines], _ALIGN)
     if tree.candidates:
         listed = ", ".join(f"{layer.name} ({digest[7:15]})" for digest, layer in tree.candidates)
         print_line(f"in no branch or tag: {listed}")
 
 
-def _table() -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("layer", "digest", "tokens", "time", "Wh", "cost"):
-        left = column in ("layer", "digest")
-        table.add_column(column, justify="left" if left else "right", no_wrap=column != "layer")
-    table.add_column("effect")
-    return table
-
-
-def _add(table: Table, row: LogRow, currency: str) -> None:
+def _cells(row: LogRow, currency: str) -> list[str]:
     from lamina.ops.lineage import name_refs
     from lamina.stack.layers import term_of
 
     name = [row.graph, term_of(row.entry.name, row.entry.scale), *name_refs(row.refs)]
-    table.add_row(" ".join(name), row.entry.layer[7:15], *_spent(row.spent, currency), _describe(row))
+    return [" ".join(name), row.entry.layer[7:15], *_spent(row.spent, currency), _describe(row)]
 
 
 def _spent(spent: Spent, currency: str) -> Sequence[str]:

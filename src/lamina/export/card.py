@@ -158,7 +158,8 @@ def _recipe(layer: LayerConfig) -> str:
 def _score(score: Score | None) -> str:
     if score is None:
         return "not measured"
-    return f"{score.mean:.1%} ({score.low:.1%} to {score.high:.1%})".replace("%", " %")
+    unscored = f", {score.unscored} items unscored" if score.unscored else ""
+    return f"{score.mean:.1%} ({score.low:.1%} to {score.high:.1%}){unscored}".replace("%", " %")
 
 
 def _cell(text: object) -> str:

@@ -17,9 +17,9 @@ from lamina.model.hub import is_same_base
 from lamina.ops.admit import Admission, admit, find_place
 from lamina.ops.project import Project
 from lamina.refs import Digest
-from lamina.stack.layers import list_layers, stack_digest, write_layer
+from lamina.stack.layers import list_layers, write_layer, write_stack
 from lamina.stack.manifest import ROWS_TYPE, WEIGHTS_TYPE, Cost, LayerConfig, Origin, StackConfig
-from lamina.stack.store import disk_errors
+from lamina.stack.store import Store, disk_errors
 
 __all__ = ["import_layer"]
 
@@ -77,10 +77,7 @@ def _say_base(project: Project, folder: Path, named: str | None) -> None:
 
 def _keep(project: Project, folder: Path, adapter: ForeignAdapter, name: str, licence: str | None) -> str:
     store = project.store
-    with tempfile.TemporaryDirectory(prefix="import-", dir=store.root) as scratch, disk_errors(store.root):
-        file = Path(scratch) / "weights.safetensors"
-        save_adapter(adapter.factors, file)
-        weights = store.put_file(file, WEIGHTS_TYPE).digest
+    weights = _put_weights(store, adapter)
     for digest, known in list_layers(store):
         if (known.name, known.weights, known.licence) == (name, weights, licence) and _is_import(known):
             project.progress.note(f"Layer {name} ({digest[7:19]}) was imported before; judging it again")
@@ -97,7 +94,7 @@ def _keep(project: Project, folder: Path, adapter: ForeignAdapter, name: str, li
         LayerConfig(
             name=name,
             base=project.base.pin,
-            parent=stack_digest(StackConfig(base=project.base.pin, layers=())),
+            parent=write_stack(store, StackConfig(base=project.base.pin, layers=())),
             weights=weights,
             rank=max(factors.rank for factors in adapter.factors.values()),
             modules=tuple(adapter.factors),
@@ -117,6 +114,16 @@ def _keep(project: Project, folder: Path, adapter: ForeignAdapter, name: str, li
             licence=licence,
         ),
     )
+
+
+def _put_weights(store: Store, adapter: ForeignAdapter) -> str:
+    runs = store.root / "runs"
+    with disk_errors(runs):
+        runs.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="import-", dir=runs) as scratch:
+            file = Path(scratch) / "weights.safetensors"
+            save_adapter(adapter.factors, file)
+            return store.put_file(file, WEIGHTS_TYPE).digest
 
 
 def _is_import(layer: LayerConfig) -> bool:

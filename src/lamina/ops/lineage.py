@@ -83,12 +83,15 @@ def read_lineage(start: Path, expression: str | None) -> Lineage:
     store = Store.find(start)
     stack, named = _resolve(store, expression), expression or get_head(store)
     costs, refs = _costs(store), list_refs(store)
-    rows = tuple(_row(store, stack, height, costs, refs, "●") for height in range(1, len(stack.layers) + 1))
+    digests = _prefixes(stack)
+    rows = tuple(
+        _row(store, entry, costs, refs, digests[place : place + 2]) for place, entry in enumerate(stack.layers)
+    )
     moves = tuple(history(store, named)) if named in refs else ()
     return Lineage(
         stack=stack,
         rows=rows,
-        base_refs=_holders(stack, 0, refs),
+        base_refs=_holders(digests[0], refs),
         branch=get_head(store),
         refs=refs,
         tags=frozenset(list_tags(store)),
@@ -124,7 +127,9 @@ def read_tree(start: Path) -> Tree:
     for base in dict.fromkeys(stack.base for stack in stacks):
         drawn += _draw(store, [stack for stack in stacks if stack.base == base], 0, costs, refs)
         bare = StackConfig(base=base, layers=())
-        drawn.append(" ".join(["○", f"{base.name} {base.digest[7:15]} (base)", *name_refs(_holders(bare, 0, refs))]))
+        drawn.append(
+            " ".join(["○", f"{base.name} {base.digest[7:15]} (base)", *name_refs(_holders(stack_digest(bare), refs))])
+        )
     used = {entry.layer for stack in stacks for entry in stack.layers}
     unused = tuple((digest, layer) for digest, layer in list_layers(store) if digest not in used)
     return Tree(tuple(drawn), unused, costs.currency)
@@ -164,7 +169,9 @@ def _draw(
             branches.setdefault(stack.layers[height], []).append(stack)
     for column, group in enumerate(branches.values()):
         above = _draw(store, group, height + 1, costs, refs)
-        above.append(_row(store, group[0], height + 1, costs, refs, "●"))
+        prefixes = [group[0].model_copy(update={"layers": group[0].layers[:top]}) for top in (height, height + 1)]
+        digests = [stack_digest(prefix) for prefix in prefixes]
+        above.append(_row(store, group[0].layers[height], costs, refs, digests))
         if column:
             above = [_shift(line) for line in above]
             above.append("├─╯")
@@ -178,22 +185,22 @@ def _shift(line: LogRow | str) -> LogRow | str:
     return dataclasses.replace(line, graph=f"│ {line.graph}")
 
 
-def _row(
-    store: Store, stack: StackConfig, height: int, costs: CostSettings, refs: dict[str, str], graph: str
-) -> LogRow:
-    prefix = stack.model_copy(update={"layers": stack.layers[:height]})
-    entry = prefix.layers[-1]
-    layer = read_layer(store, entry.layer)
-    parent = None
+def _row(store: Store, entry: StackEntry, costs: CostSettings, refs: dict[str, str], digests: Sequence[str]) -> LogRow:
+    """Return the row of a layer; ``digests`` are those of the stack below it and of the stack that ends with it."""
+    layer, parent = read_layer(store, entry.layer), None
     if entry.moved:
         parent = name_of(read_stack(store, layer.parent)) if store.has(layer.parent) else layer.parent[7:19]
-    return LogRow(
-        graph, entry, layer, _spent(layer, costs), effect(store, prefix), _holders(stack, height, refs), parent
-    )
+    below, here = digests
+    return LogRow("●", entry, layer, _spent(layer, costs), effect(store, below, here), _holders(here, refs), parent)
 
 
-def _holders(stack: StackConfig, height: int, refs: dict[str, str]) -> tuple[str, ...]:
-    digest = stack_digest(stack.model_copy(update={"layers": stack.layers[:height]}))
+def _prefixes(stack: StackConfig) -> list[str]:
+    """Return the digests of the stack's prefixes, the bare base first."""
+    heights = range(len(stack.layers) + 1)
+    return [stack_digest(stack.model_copy(update={"layers": stack.layers[:height]})) for height in heights]
+
+
+def _holders(digest: str, refs: dict[str, str]) -> tuple[str, ...]:
     return tuple(name for name, held in refs.items() if held == digest)
 
 

@@ -72,7 +72,7 @@ def publish(
     project = open_project(start, progress)
     stack = project.stack(expression)
     check_parents(project.store, stack, project.base.pin)
-    near = project.store.root if folder is None else folder.absolute().parent
+    near = project.store.root / "runs" if folder is None else folder.absolute().parent
     with _scratch_folder(near) as scratch:
         _write_files(project, stack, name, scratch)
         files = {path.name: path.stat().st_size for path in sorted(scratch.iterdir())}
