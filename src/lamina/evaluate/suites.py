@@ -34,9 +34,9 @@ class Item:
     choices: tuple[str, ...] = ()
     gold: int = 0
 
-    def text(self) -> str:
-        """Return the item's own words, question and references, for comparing with training rows."""
-        return "\n".join([*(turn.content for turn in self.prompt), *(self.choices or (self.reference,))])
+    def solved(self) -> tuple[Message, ...]:
+        """Return the item as turns, its answer included."""
+        return (*self.prompt, Message("assistant", self.reference))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
