@@ -25,6 +25,8 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("eval", "score every prefix of the stack on every suite"),
     ("chart", "draw the scores: PNG, SVG and one HTML report"),
     ("chat", "talk to a stack in the terminal"),
+    ("push", "send a stack to an OCI registry, layer by layer"),
+    ("pull", "bring a stack from an OCI registry"),
     ("data", "look at a file as the model will see it"),
     ("doctor", "what this machine can do, measured"),
 )

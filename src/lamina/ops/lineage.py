@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lamina.errors import StackError
 from lamina.ops.results import effect
 from lamina.records import Score
-from lamina.stack.layers import read_layer, read_stack
-from lamina.stack.lineage import RefMove, get_head, get_ref, history, list_refs
+from lamina.stack.layers import read_layer
+from lamina.stack.lineage import RefMove, get_head, history, list_refs
 from lamina.stack.manifest import LayerConfig, StackConfig, StackEntry
-from lamina.stack.resolve import resolve
+from lamina.stack.resolve import resolve_here
 from lamina.stack.store import Store
 
 __all__ = ["Lineage", "read_lineage", "read_one_layer"]
@@ -38,7 +37,7 @@ def read_lineage(start: Path, expression: str | None) -> Lineage:
         StackError: if there is no project or no such stack.
     """
     store = Store.find(start)
-    stack = _resolve(store, expression)
+    stack = resolve_here(store, expression)
     layers = tuple((entry, read_layer(store, entry.layer)) for entry in stack.layers)
     prefixes = [stack.model_copy(update={"layers": stack.layers[: height + 1]}) for height in range(len(layers))]
     effects = tuple(effect(store, prefix) for prefix in prefixes)
@@ -54,13 +53,5 @@ def read_one_layer(start: Path, name: str) -> tuple[str, LayerConfig]:
         StackError: if there is none.
     """
     store = Store.find(start)
-    entry = _resolve(store, f"base+{name}").layers[-1]
+    entry = resolve_here(store, f"base+{name}").layers[-1]
     return entry.layer, read_layer(store, entry.layer)
-
-
-def _resolve(store: Store, expression: str | None) -> StackConfig:
-    branch = get_head(store)
-    held = get_ref(store, branch)
-    if held is None:
-        raise StackError(f"{store.root}: the branch '{branch}' is missing", hint="`lamina fsck` repairs refs")
-    return resolve(store, expression or branch, read_stack(store, held).base)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from lamina.config import Quantisation
+from lamina.refs import Digest
 
 __all__ = [
     "DATASET_TYPE",
@@ -77,6 +78,8 @@ class _Record(BaseModel):
 class Descriptor(_Record):
     """What names a blob: its type, digest and size."""
 
+    written_if_set = ("artifactType",)
+
     mediaType: str  # noqa: N815  (the spec's spelling)
     digest: str
     size: int
@@ -92,6 +95,11 @@ class Manifest(_Record):
     artifactType: str  # noqa: N815
     config: Descriptor
     layers: tuple[Descriptor, ...]
+
+    @property
+    def digest(self) -> str:
+        """The digest of the manifest itself, by which a registry pins it."""
+        return str(Digest.of_bytes(self.canonical()))
 
 
 class Index(_Record):
