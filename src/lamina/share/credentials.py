@@ -60,7 +60,7 @@ def find_login(registry: str) -> Login | None:
         return None
     except (OSError, ValueError, AttributeError, binascii.Error) as error:
         raise UsageError(
-            f"{path}: no login can be read from it: {error}", hint=f"write it anew with `docker login {registry}`"
+            f"{path}: no login can be read from it", hint=f"write it anew with `docker login {registry}`"
         ) from error
     return _ask_helper(str(helper), registry) if helper else None
 

@@ -22,6 +22,10 @@ __all__ = ["download_blob"]
 _FULL = "free some disk, then pull again: what has arrived is kept"
 
 
+class _OtherSize(Dropped):
+    """The registry's copy has another size; true once it is said twice, for a cut can leave half a number."""
+
+
 def download_blob(registry: Registry, item: Descriptor, partial: Path, tick: Tick) -> None:
     """Fill ``partial`` up to the blob's size; what it holds already is kept, and counted as done.
 
@@ -45,10 +49,17 @@ def download_blob(registry: Registry, item: Descriptor, partial: Path, tick: Tic
             os.truncate(partial, 0)
     have = partial.stat().st_size
     tick(have)
+    said: list[str] = []
     while have < item.size:
         try:
             _fetch_rest(registry, item, partial)
             drop = Dropped("the connection was cut")
+        except _OtherSize as other:
+            drop = other
+            if str(other) in said:
+                partial.unlink()
+                raise StackError(str(other), hint="the registry's copy is damaged: push the stack again") from other
+            said.append(str(other))
         except Dropped as caught:
             drop = caught
         before, have = have, partial.stat().st_size
@@ -65,16 +76,15 @@ def _fetch_rest(registry: Registry, item: Descriptor, partial: Path) -> None:
     ) as answer:
         start, total = _extent(answer)
         if total not in (None, item.size):
-            partial.unlink()
-            raise StackError(
-                f"{what} has {total:,} bytes in {registry.reference.registry}, its manifest says {item.size:,}",
-                hint="the registry's copy is damaged: push the stack again",
+            raise _OtherSize(
+                f"{what} has {total:,} bytes in {registry.reference.registry}, its manifest says {item.size:,}"
             )
         if start not in (0, have):
             os.truncate(partial, 0)
             raise Dropped("the registry sent another part of a blob than was asked for")
         with disk_errors(partial, hint=_FULL), partial.open("r+b") as stream:
-            stream.truncate(start)
+            if start < have:
+                stream.truncate(start)
             stream.seek(start)
             left = item.size - start
             for piece in read_pieces(answer):

@@ -70,8 +70,10 @@ class Reference:
             raise UsageError(f"'{text}' names no registry: expected REGISTRY/NAME:TAG", hint=_EXAMPLE)
         try:
             parts = Container(text)
-        except ValueError as error:
-            raise UsageError(f"'{text}' cannot be read as REGISTRY/NAME:TAG", hint=_EXAMPLE) from error
+        except ValueError:
+            parts = None
+        if parts is None or parts.registry != first:  # oras looks for a reference anywhere in the text
+            raise UsageError(f"'{text}' cannot be read as REGISTRY/NAME:TAG", hint=_EXAMPLE)
         found = cls(str(parts.registry), str(parts.api_prefix), str(parts.digest or parts.tag))
         found._check(text)
         return found

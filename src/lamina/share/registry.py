@@ -24,7 +24,7 @@ from lamina.refs import Digest
 from lamina.share.credentials import config_path, find_login
 from lamina.share.reference import Reference
 
-__all__ = ["LARGEST_MANIFEST", "Body", "Dropped", "Patience", "Registry", "read_pieces"]
+__all__ = ["LARGEST_MANIFEST", "Body", "Dropped", "Patience", "Registry", "read_pieces", "reason_of"]
 
 LARGEST_MANIFEST = 4 << 20  # the most that the distribution spec asks a registry to take
 _MANIFEST_TYPES = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*;q=0.1"
@@ -128,12 +128,10 @@ class Registry:
         """Return the absolute address that the registry sends us on to.
 
         Raises:
-            StackError: if it gives none.
+            Dropped: if it gives none: a connection cut inside the headers looks like that.
         """
         if not (found := answer.headers.get("Location")):
-            raise StackError(
-                f"{self.reference.registry} did not say where to send {what}", hint="it is not an OCI registry"
-            )
+            raise Dropped(f"it did not say where to send {what}")
         return urljoin(answer.url, found)
 
     def read_manifest(self) -> tuple[bytes, str]:
@@ -255,7 +253,7 @@ class Registry:
             )
         if code == requests.codes.not_found:
             return StackError(f"{where} has no {what} (404)", hint="check name and tag")
-        return StackError(f"{where} refuses {what}: {_reason(answer)}", hint="ask whoever runs it")
+        return StackError(f"{where} refuses {what}: {reason_of(answer)}", hint="ask whoever runs it")
 
 
 @contextmanager
@@ -296,10 +294,10 @@ def _in_words(error: Exception) -> str:
 def _busy(answer: requests.Response) -> str:
     if answer.status_code == requests.codes.too_many_requests:
         return "it takes no more requests for now (429)"
-    return f"it is in trouble ({_reason(answer)})"
+    return f"it is in trouble ({reason_of(answer)})"
 
 
-def _reason(answer: requests.Response) -> str:
+def reason_of(answer: requests.Response) -> str:
     """Return what the registry says is wrong, in its own words where it has some.
 
     Source: OCI distribution-spec 1.1, "Error codes".

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 import requests
@@ -17,9 +18,8 @@ import requests
 from lamina.errors import StackError
 from lamina.records import Tick
 from lamina.refs import Digest
-from lamina.share.registry import Dropped, Patience, Registry
+from lamina.share.registry import Dropped, Patience, Registry, reason_of
 from lamina.stack.manifest import Descriptor
-from lamina.stack.store import disk_errors
 
 __all__ = ["upload_blob"]
 
@@ -37,12 +37,11 @@ class _Place:
 
 
 class _Window:
-    """``length`` bytes of a file from ``start`` on, read as they are sent; ``sent`` is told how far that is."""
+    """``length`` bytes of an open file from ``start`` on, read as they are sent; ``sent`` is told how far that is."""
 
-    def __init__(self, path: Path, start: int, length: int, sent: Callable[[int], None]) -> None:
-        self._stream = path.open("rb")
-        self._stream.seek(start)
-        self._at, self._end, self._length, self._sent = start, start + length, length, sent
+    def __init__(self, blob: IO[bytes], start: int, length: int, sent: Callable[[int], None]) -> None:
+        self._blob, self._at, self._end, self._length, self._sent = blob, start, start + length, length, sent
+        blob.seek(start)
 
     def __len__(self) -> int:
         return self._length
@@ -53,22 +52,53 @@ class _Window:
 
     def read(self, size: int = -1) -> bytes:
         left = self._end - self._at
-        piece = self._stream.read(left if size < 0 else min(size, left))
+        piece = self._blob.read(left if size < 0 else min(size, left))
         self._at += len(piece)
         self._sent(self._at)
-        if self._at == self._end:
-            self._stream.close()
         return piece
+
+
+class _Refused(Exception):  # noqa: N818  (tried again before it becomes an error)
+    """The registry did not get what the digest says."""
 
 
 class _BlobUpload:
     """One blob on its way."""
 
-    def __init__(self, registry: Registry, item: Descriptor, path: Path, tick: Tick, chunk_bytes: int) -> None:
-        self._registry, self._item, self._path = registry, item, path
+    def __init__(self, registry: Registry, item: Descriptor, blob: IO[bytes], tick: Tick, chunk_bytes: int) -> None:
+        self._registry, self._item, self._blob = registry, item, blob
         self._tick, self._chunk_bytes = tick, chunk_bytes
         self._what = f"blob {item.digest[:19]}"
         self._shown = 0
+
+    def run(self, source: str | None) -> bool:
+        """Send the blob, and return whether it had to be sent.
+
+        Raises:
+            _Refused: if something else than the blob arrived.
+            Dropped: if the connection keeps ending without progress.
+        """
+        patience = Patience(self._registry.pauses_s)
+        place: _Place | None = None
+        begun, unanswered = False, 0
+        while True:
+            try:
+                unanswered += 1
+                # An address that does not answer twice may be half of one: headers can be cut short too.
+                place = self.ask(place) if place and unanswered < 3 else self.begin(None if begun else source)
+                if place is None:
+                    self.show(self._item.size)
+                    return begun
+                begun, unanswered = True, 0
+                self.show(place.offset)
+                while not self.is_last_piece(place):
+                    place = self.send(place)
+                self.finish(place)
+                break
+            except Dropped as drop:
+                patience.wait(drop, place.offset if place else 0)
+        self.show(self._item.size)
+        return True
 
     def begin(self, source: str | None) -> _Place | None:
         """Return where a new upload goes; None if the registry took the blob from the repository ``source``."""
@@ -114,8 +144,8 @@ class _BlobUpload:
                 place, url=self._registry.location(answer, self._what), offset=end if found is None else found
             )
 
-    def finish(self, place: _Place) -> bool:
-        """Send what is left with the digest, and return whether the registry got what the digest says."""
+    def finish(self, place: _Place) -> None:
+        """Send what is left, with the digest that the whole must have."""
         length = self._item.size - place.offset
         with self._registry.request(
             "PUT",
@@ -127,10 +157,11 @@ class _BlobUpload:
         ) as answer:
             if answer.status_code in (404, 416):
                 raise Dropped("the registry lost track of the upload")
-            return answer.ok
+            if not answer.ok:
+                raise _Refused(reason_of(answer))
 
-    def is_one_piece(self, place: _Place) -> bool:
-        """Return whether what is left goes with the closing request."""
+    def is_last_piece(self, place: _Place) -> bool:
+        """Return whether what is left goes with the closing request: a small blob whole, of a large one nothing."""
         return self._item.size - place.offset <= (self._chunk_bytes if place.offset == 0 else 0)
 
     def show(self, at: int) -> None:
@@ -138,14 +169,8 @@ class _BlobUpload:
         self._tick(at - self._shown)
         self._shown = at
 
-    def check_own(self) -> None:
-        """Refuse to go on if the blob in the store is not what its digest says."""
-        if str(Digest.of_file(self._path)) != self._item.digest:
-            raise StackError(f"{self._what} in {self._path.parents[2]} is damaged", hint="`lamina fsck` tells more")
-
     def _window(self, start: int, length: int) -> _Window:
-        with disk_errors(self._path):
-            return _Window(self._path, start, length, self.show)
+        return _Window(self._blob, start, length, self.show)
 
 
 def upload_blob(
@@ -171,32 +196,26 @@ def upload_blob(
         Dropped: if the connection keeps ending without progress.
         StackError: if the registry refuses the blob, or the blob is damaged.
     """
-    upload = _BlobUpload(registry, item, path, tick, chunk_bytes)
-    patience = Patience(registry.pauses_s)
-    place: _Place | None = None
-    begun = refused = False
-    while True:
+    try:
+        blob = path.open("rb")
+    except OSError as error:
+        raise StackError(f"{path}: cannot be read: {error.strerror}", hint="`lamina fsck` tells more") from error
+    with blob:
+        upload = _BlobUpload(registry, item, blob, tick, chunk_bytes)
         try:
-            place = upload.ask(place) if place else upload.begin(None if begun else source)
-            if place is None:
-                upload.show(item.size)
-                return begun
-            begun = True
-            upload.show(place.offset)
-            while not upload.is_one_piece(place):
-                place = upload.send(place)
-            if upload.finish(place):
-                upload.show(item.size)
-                return True
-            upload.check_own()
-            if refused:
+            return upload.run(source)
+        except _Refused:
+            if str(Digest.of_file(path)) != item.digest:
                 raise StackError(
-                    f"{registry.reference.registry} says that blob {item.digest[:19]} arrived with another digest",
-                    hint="push again; if it stays so, the network or the registry changes content",
-                )
-            refused, place = True, None
-        except Dropped as drop:
-            patience.wait(drop, place.offset if place else 0)
+                    f"blob {item.digest[:19]} in {path.parents[2]} is damaged", hint="`lamina fsck` tells more"
+                ) from None
+        try:  # an upload that went on after a drop may have gone on at the wrong byte
+            return upload.run(None)
+        except _Refused as refusal:
+            raise StackError(
+                f"{registry.reference.registry} refuses blob {item.digest[:19]}: {refusal}",
+                hint="push again; if it stays so, ask whoever runs the registry",
+            ) from refusal
 
 
 def _offset(answer: requests.Response) -> int | None:
