@@ -19,6 +19,7 @@ __all__ = [
     "CONFIG_NAME",
     "SCORERS",
     "BaseSettings",
+    "CostSettings",
     "Quantisation",
     "Recipe",
     "Settings",
@@ -86,6 +87,17 @@ class SuiteSettings(BaseModel):
     limit: int | None = Field(None, ge=1, description="score only the first so many items")
 
 
+class CostSettings(BaseModel):
+    """What a second of this machine is taken to cost, for the estimates of ``lamina log``."""
+
+    model_config = _STRICT
+
+    watts: float = Field(45.0, ge=0, description="power drawn while training; a laptop's processor under load")
+    price_kwh: float = Field(0.25, ge=0, description="price of a kilowatt-hour")
+    price_hour: float = Field(0.0, ge=0, description="rent of the machine for an hour")
+    currency: str = Field("$", max_length=3, description="sign or code put before prices")
+
+
 class Settings(BaseModel):
     """The whole of ``lamina.toml``."""
 
@@ -93,6 +105,7 @@ class Settings(BaseModel):
 
     base: BaseSettings = BaseSettings()
     train: Recipe = Recipe()
+    cost: CostSettings = CostSettings()
     suites: dict[str, SuiteSettings] = Field(default_factory=dict)
     margin: float = Field(0.02, gt=0, lt=1, description="gate: the loss on a guard suite that must be ruled out")
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lamina.config import CONFIG_NAME, BaseSettings, Settings, load_settings
-from lamina.errors import StackError, UsageError
+from lamina.errors import UsageError
 from lamina.lora.adapter import load_adapter
 from lamina.lora.quantised import require_quantiser
 from lamina.lora.surgery import attach
 from lamina.model.base import Base, LoadedBase, load_base, resolve_base
 from lamina.records import Progress
 from lamina.stack.layers import read_layer, write_stack
-from lamina.stack.lineage import MAIN, get_head, get_ref, set_ref
+from lamina.stack.lineage import MAIN, get_current, get_head, set_ref
 from lamina.stack.manifest import StackConfig
 from lamina.stack.order import check_parents
 from lamina.stack.resolve import resolve
@@ -101,6 +101,5 @@ def open_project(start: Path, progress: Progress) -> Project:
     store = Store.find(start)
     settings = load_settings(store.project / CONFIG_NAME)
     project = Project(store, settings, resolve_base(settings.base, progress), progress)
-    if get_ref(store, project.branch) is None:
-        raise StackError(f"{store.root}: the branch '{project.branch}' is missing", hint="`lamina fsck` repairs refs")
+    get_current(store)
     return project

@@ -109,8 +109,12 @@ class Artifact:
             )
 
     def _is_here(self, item: Descriptor) -> bool:
+        """Return whether the store has the blob, and whole: a damaged one is fetched anew."""
         path = self._store.blob_path(item.digest)
-        return path.exists() and path.stat().st_size == item.size
+        try:
+            return path.stat().st_size == item.size and str(Digest.of_file(path)) == item.digest
+        except OSError:
+            return False
 
 
 def parse_manifest(content: bytes, reference: Reference) -> Manifest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lamina.errors import StackError
 from lamina.refs import BASE, LayerTerm, StackExpression, did_you_mean
 from lamina.stack.layers import has_prefix, list_layers, list_stacks, read_stack
-from lamina.stack.lineage import get_head, get_ref, history, list_refs
+from lamina.stack.lineage import get_current, get_head, get_ref, history, list_refs
 from lamina.stack.manifest import BasePin, LayerConfig, StackConfig, StackEntry
 from lamina.stack.store import Store
 
@@ -37,10 +37,7 @@ def resolve_here(store: Store, text: str | None) -> StackConfig:
         UsageError: if it cannot be parsed.
         StackError: if it names nothing, or several things, or the current branch is missing.
     """
-    branch = get_head(store)
-    held = get_ref(store, branch)
-    if held is None:
-        raise StackError(f"{store.root}: the branch '{branch}' is missing", hint="`lamina fsck` repairs refs")
+    branch, held = get_current(store)
     return resolve(store, text or branch, read_stack(store, held).base)
 
 
