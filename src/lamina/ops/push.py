@@ -95,7 +95,8 @@ def push(
 
 def _send_blobs(store: Store, registry: Registry, manifest: Manifest, progress: Progress) -> tuple[int, int]:
     """Send what the registry lacks, and return how many blobs and bytes that were."""
-    missing = [item for item in (*manifest.layers, manifest.config) if not registry.has_blob(item.digest)]
+    with registry.reaching():
+        missing = [item for item in (*manifest.layers, manifest.config) if not registry.has_blob(item.digest)]
     if not missing:
         return 0, 0
     sources = read_places(store, registry.reference)

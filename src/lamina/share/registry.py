@@ -82,6 +82,7 @@ class Registry:
         # oras asks for tokens over this session and sets no limit itself.
         self._session.request = functools.partial(self._session.request, timeout=_WAIT_S)  # type: ignore[method-assign]
         self._header: dict[str, str] = {}
+        self._dates = False
         self._login = find_login(reference.registry)
         logging.getLogger("oras").addHandler(logging.NullHandler())  # what it reports, our errors say
 
@@ -184,12 +185,11 @@ class Registry:
         """Return whether the repository holds a blob.
 
         Raises:
-            StackError, MachineError: if the registry refuses or does not answer.
+            Dropped: if there is no answer.
+            StackError: if the registry refuses.
         """
-        with (
-            self.reaching(),
-            self.request("HEAD", self.url(f"blobs/{digest}"), accept=(200, 404), what=f"blob {digest[:19]}") as answer,
-        ):
+        url, what = self.url(f"blobs/{digest}"), f"blob {digest[:19]}"
+        with self.request("HEAD", url, accept=(200, 404), what=what) as answer:
             return answer.status_code == requests.codes.ok
 
     @contextmanager
@@ -205,12 +205,21 @@ class Registry:
 
     def _send(self, method: str, url: str, headers: dict[str, str] | None, body: Body | None) -> requests.Response:
         # A registry may send us on to a store elsewhere, which must not see the login.
-        own = urlsplit(url).netloc == urlsplit(self._root).netloc
-        sent = {"Accept-Encoding": "identity"} | (headers or {}) | (self._header if own else {})
+        sent = {"Accept-Encoding": "identity"} | (headers or {}) | (self._header if self._is_own(url) else {})
         with dropping():
-            return self._session.request(
+            answer = self._session.request(
                 method, url, headers=sent, data=body() if body else None, stream=True, allow_redirects=method == "GET"
             )
+        if self._is_own(answer.url):
+            # Servers date their answers, mostly at the end, and Python takes half the headers for all of them.
+            if self._dates and "Date" not in answer.headers:
+                answer.close()
+                raise Dropped("the connection was cut")
+            self._dates = "Date" in answer.headers
+        return answer
+
+    def _is_own(self, url: str) -> bool:
+        return urlsplit(url).netloc == urlsplit(self._root).netloc
 
     def _log_in(self, answer: requests.Response) -> bool:
         """Get ready for what the registry asks for, and return whether there is anything new to try."""

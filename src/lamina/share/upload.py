@@ -80,16 +80,14 @@ class _BlobUpload:
         """
         patience = Patience(self._registry.pauses_s)
         place: _Place | None = None
-        begun, unanswered = False, 0
+        begun = False
         while True:
             try:
-                unanswered += 1
-                # An address that does not answer twice may be half of one: headers can be cut short too.
-                place = self.ask(place) if place and unanswered < 3 else self.begin(None if begun else source)
+                place = self.ask(place) if place else self.begin(None if begun else source)
                 if place is None:
                     self.show(self._item.size)
                     return begun
-                begun, unanswered = True, 0
+                begun = True
                 self.show(place.offset)
                 while not self.is_last_piece(place):
                     place = self.send(place)
@@ -119,7 +117,9 @@ class _BlobUpload:
     def ask(self, place: _Place) -> _Place | None:
         """Return where an upload stands after the connection dropped; None if the blob has arrived."""
         with self._registry.request("GET", place.url, accept=(200, 202, 204, 400, 404, 416), what=self._what) as answer:
-            if answer.ok and (offset := _offset(answer)) is not None:
+            offset = _offset(answer) if answer.ok else None
+            # Anything else is half a number, or bytes that are not ours: the digest would be refused in the end.
+            if offset is not None and place.offset <= offset <= self._item.size:
                 url = self._registry.location(answer, self._what) if "Location" in answer.headers else place.url
                 return replace(place, url=url, offset=offset)
         # It has ended the upload: all is there and only its answer was lost, or it begins anew.
@@ -137,12 +137,9 @@ class _BlobUpload:
             accept=(200, 201, 202, 204, 404, 416),
             what=self._what,
         ) as answer:
-            if not answer.ok:
+            if not answer.ok or _offset(answer) not in (None, end):
                 raise Dropped("the registry lost track of the upload")
-            found = _offset(answer)
-            return replace(
-                place, url=self._registry.location(answer, self._what), offset=end if found is None else found
-            )
+            return replace(place, url=self._registry.location(answer, self._what), offset=end)
 
     def finish(self, place: _Place) -> None:
         """Send what is left, with the digest that the whole must have."""
