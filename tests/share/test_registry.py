@@ -113,7 +113,8 @@ class _Odd(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -206,9 +207,9 @@ def test_another_manifest_than_the_digest_says_is_refused(odd) -> None:
     digest = str(Digest.of_bytes(b"asked for"))
     odd.answers[_MANIFEST] = [(200, {"Docker-Content-Digest": digest}, b"sent")]
     odd.answers[f"/v2/tools/manifests/{digest}"] = [(200, {}, b"sent")]
-    with pytest.raises(StackError, match="sent another manifest for .*:v1 than its digest says"):
+    with pytest.raises(StackError, match=r"sent another manifest for .*:v1 than its digest says"):
         _open(odd).read_manifest()
-    with pytest.raises(StackError, match="sent another manifest for .*@sha256:.* than its digest says"):
+    with pytest.raises(StackError, match=r"sent another manifest for .*@sha256:.* than its digest says"):
         Registry(Reference(odd.name, "tools", digest)).read_manifest()
 
 

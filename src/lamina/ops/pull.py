@@ -82,7 +82,7 @@ def pull(
         if not force:
             _check_forward(store, name, held, stack)
         layers = _fetch_layers(store, artifact, stack)
-        received = _fetch_blobs(artifact, layers, progress)
+        _fetch_blobs(artifact, layers, progress)
         for layer in layers.values():
             write_layer(store, layer)
         digest = write_stack(store, stack)
@@ -95,8 +95,8 @@ def pull(
         digest=artifact.digest,
         ref=name,
         moved=held != digest,
-        received_bytes=sum(received),
-        received=len(received),
+        received_bytes=sum(artifact.received),
+        received=len(artifact.received),
     )
 
 
@@ -153,8 +153,8 @@ def _fetch_layers(store: Store, artifact: Artifact, stack: StackConfig) -> dict[
     return layers
 
 
-def _fetch_blobs(artifact: Artifact, layers: dict[str, LayerConfig], progress: Progress) -> list[int]:
-    """Fetch what the store lacks, and return the sizes. Rows that their owner kept are not in the manifest."""
+def _fetch_blobs(artifact: Artifact, layers: dict[str, LayerConfig], progress: Progress) -> None:
+    """Fetch what the store lacks. Rows that their owner kept are not in the manifest."""
     wanted = [
         digest
         for layer in layers.values()
@@ -167,7 +167,6 @@ def _fetch_blobs(artifact: Artifact, layers: dict[str, LayerConfig], progress: P
         with byte_stage(progress, "pull", sum(item.size for item in missing)) as tick:
             for item in missing:
                 artifact.fetch(item, tick)
-    return [item.size for item in missing]
 
 
 def _check_spelling(digest: str, config: StackConfig | LayerConfig) -> None:

@@ -34,6 +34,7 @@ class Artifact:
     Attributes:
         manifest: what it consists of.
         digest: of the manifest.
+        received: sizes of the blobs that have been fetched.
     """
 
     def __init__(self, store: Store, registry: Registry) -> None:
@@ -45,6 +46,7 @@ class Artifact:
         """
         content, self.digest = registry.read_manifest()
         self.manifest = parse_manifest(content, registry.reference)
+        self.received: list[int] = []
         self._store, self._registry = store, registry
         listed = (self.manifest.config, *self.manifest.layers)
         self._items = {item.digest: item for item in listed}
@@ -92,6 +94,7 @@ class Artifact:
         with self._registry.reaching():
             download_blob(self._registry, item, self._store.partial_path(item.digest), tick)
         self._store.adopt(item.digest)
+        self.received.append(item.size)
 
     def check_space(self, items: Iterable[Descriptor]) -> None:
         """Check that the disk has room for blobs, before any of them is fetched.
@@ -104,7 +107,7 @@ class Artifact:
         needed, free = sum(item.size for item in items) - there, shutil.disk_usage(self._store.root).free
         if needed > free:
             raise MachineError(
-                f"{self._store.root}: {needed / 1e6:,.0f} MB are to come, {free / 1e6:,.0f} MB are free",
+                f"{self._store.root}: {needed:,} bytes are to come, {free:,} are free",
                 hint="free some disk, or `lamina gc`",
             )
 
