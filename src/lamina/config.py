@@ -17,6 +17,7 @@ from lamina.errors import UsageError
 
 __all__ = [
     "CONFIG_NAME",
+    "NO_ADDITIONS",
     "SCORERS",
     "BaseSettings",
     "CostSettings",
@@ -31,7 +32,14 @@ __all__ = [
 CONFIG_NAME = "lamina.toml"
 SCORERS = ("call", "choice", "contains", "exact", "likelihood", "number")
 # Methods that rescale the base or start from a changed one.
-_NO_ADDITIONS = {"dora": "DoRA", "pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "loftq": "LoftQ"}
+NO_ADDITIONS = {
+    "dora": "DoRA",
+    "pissa": "PiSSA",
+    "olora": "OLoRA",
+    "corda": "CorDA",
+    "loftq": "LoftQ",
+    "lora_ga": "LoRA-GA",
+}
 Quantisation = Literal["none", "int8", "nf4"]
 M = TypeVar("M", bound=BaseModel)
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -108,6 +116,7 @@ class Settings(BaseModel):
     cost: CostSettings = CostSettings()
     suites: dict[str, SuiteSettings] = Field(default_factory=dict)
     margin: float = Field(0.02, gt=0, lt=1, description="gate: the loss on a guard suite that must be ruled out")
+    licence: str | None = Field(None, min_length=1, description="licence of the layers trained here, as `apache-2.0`")
 
 
 def load_settings(path: Path) -> Settings:
@@ -164,7 +173,7 @@ def _refused_method(location: list[str], value: object) -> str | None:
     if location[0] != "train":
         return None
     words = f"{location[-1]} {value}".lower()
-    return next((title for method, title in _NO_ADDITIONS.items() if method in words), None)
+    return next((title for method, title in NO_ADDITIONS.items() if method in words), None)
 
 
 def _known_keys(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -20,11 +20,16 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("init", "start a project here: lamina.toml and .lamina/"),
     ("train", "train a new layer on your files, on top of the stack"),
     ("update", "a file has grown: train its new rows, with replay"),
+    ("import", "put a PEFT LoRA from elsewhere on top of the stack"),
     ("log", "the layers of a stack with their cost and effect"),
     ("show", "everything about one layer, or a stack"),
+    ("diff", "tell two stacks apart, or two layers"),
     ("drop", "take a layer out of the stack"),
     ("reorder", "put the layers into another order"),
     ("scale", "weigh a layer"),
+    ("squash", "make one layer out of several"),
+    ("merge", "join layers that were trained apart"),
+    ("fold", "write the base with a stack's layers in its weights"),
     ("undo", "take back the last change"),
     ("branch", "list, make or delete branches"),
     ("switch", "go to another branch"),
@@ -39,6 +44,9 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("gc", "remove what no branch or tag reaches"),
     ("doctor", "what this machine can do, measured"),
 )
+
+# Verbs that Python keeps for itself.
+_MODULES = {"eval": "evaluate", "import": "import_"}
 
 
 def main() -> None:
@@ -83,7 +91,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         raise UsageError(f"no command '{verb}'", hint=f"lamina {near[0]}" if near else "lamina --help")
     import typer
 
-    module = importlib.import_module(f"lamina.cli.{'evaluate' if verb == 'eval' else verb}")
+    module = importlib.import_module(f"lamina.cli.{_MODULES.get(verb, verb)}")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(name=verb)(module.run)
     try:

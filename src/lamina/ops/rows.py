@@ -17,9 +17,20 @@ from lamina.errors import DataError
 from lamina.ops.project import Project
 from lamina.records import Conversation, TokenRow
 from lamina.stack.layers import read_layer
-from lamina.stack.manifest import StackConfig
+from lamina.stack.manifest import LayerConfig, StackConfig
+from lamina.stack.store import Store
 
-__all__ = ["TrainingData", "known_rows", "prepare_rows", "read_files", "replay_rows", "rows_as_jsonl"]
+__all__ = [
+    "TrainingData",
+    "heldout_sample",
+    "known_rows",
+    "prepare_rows",
+    "read_files",
+    "replay_rows",
+    "rows_as_jsonl",
+    "spread",
+    "stored_rows",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +96,30 @@ def known_rows(project: Project, stack: StackConfig) -> set[str]:
 
 def replay_rows(project: Project, stack: StackConfig, count: int) -> list[Conversation]:
     """Return ``count`` rows of earlier layers, an equal share of each, spread evenly over its sample."""
-    samples = []
-    for entry in stack.layers:
-        layer = read_layer(project.store, entry.layer)
-        if layer.replay is not None:
-            samples.append([_as_conversation(line) for line in project.store.read_bytes(layer.replay).splitlines()])
+    layers = [read_layer(project.store, entry.layer) for entry in stack.layers]
+    samples = [sample for layer in layers if (sample := stored_rows(project.store, layer.replay))]
     chosen: list[Conversation] = []
     for index, sample in enumerate(samples):
-        share = min(len(sample), count // len(samples) + (index < count % len(samples)))
-        chosen += [sample[place * len(sample) // share] for place in range(share)]
+        chosen += spread(sample, count // len(samples) + (index < count % len(samples)))
     return chosen
+
+
+def stored_rows(store: Store, digest: str | None) -> list[Conversation]:
+    """Return the rows of a replay or held-out blob; none if there is none, or if its owner kept it at home."""
+    if digest is None or not store.has(digest):
+        return []
+    return [_as_conversation(line) for line in store.read_bytes(digest).splitlines()]
+
+
+def heldout_sample(project: Project, layers: Sequence[LayerConfig], most: int) -> list[Conversation]:
+    """Return up to ``most`` held-out rows of each layer, spread evenly over them."""
+    return [row for layer in layers for row in spread(stored_rows(project.store, layer.heldout), most)]
+
+
+def spread(rows: Sequence[Conversation], most: int) -> list[Conversation]:
+    """Return up to ``most`` of the rows, evenly spread."""
+    count = min(most, len(rows))
+    return [rows[place * len(rows) // count] for place in range(count)]
 
 
 def rows_as_jsonl(rows: Sequence[Conversation]) -> bytes:

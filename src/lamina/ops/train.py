@@ -18,17 +18,15 @@ from typing import Any
 from lamina import __version__
 from lamina.config import Recipe
 from lamina.errors import DataError, StackError
-from lamina.evaluate.gate import Verdict, decide
 from lamina.lora.adapter import save_adapter, scale_of
 from lamina.lora.surgery import fresh_adapter, linear_paths
 from lamina.model.machine import describe_machine, require_disk
-from lamina.ops.evaluate import own_and_guards, score_stack
+from lamina.ops.admit import Admission, admit, find_place
 from lamina.ops.project import Project
 from lamina.ops.rows import TrainingData, identities, render_rows, replay_rows, rows_as_jsonl
 from lamina.records import TokenRow
 from lamina.refs import Digest
-from lamina.stack.layers import list_layers, read_layer, stack_digest, write_layer, write_stack
-from lamina.stack.lineage import get_ref, set_ref
+from lamina.stack.layers import list_layers, stack_digest, write_layer
 from lamina.stack.manifest import (
     DATASET_TYPE,
     ROWS_TYPE,
@@ -38,31 +36,17 @@ from lamina.stack.manifest import (
     LayerConfig,
     StackConfig,
 )
-from lamina.stack.order import add_layer
 from lamina.stack.store import disk_errors
 from lamina.train.choose import DataSize, choose
 from lamina.train.loop import train_steps
 from lamina.train.passes import mean_loss
 from lamina.train.state import TrainState
 
-__all__ = ["TrainResult", "train_layer"]
+__all__ = ["train_layer"]
 
 _CHECKPOINT_EVERY_S = 20.0
 _REPLAY_SAMPLE = 256
 _FULL = "free some disk; the same command goes on from here"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainResult:
-    """What a training run gave. ``stack`` holds the new layer even when the gate kept it out of the ref."""
-
-    name: str
-    layer: str
-    stack: StackConfig
-    branch: str
-    accepted: bool
-    verdict: Verdict | None
-    config: LayerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +67,7 @@ def train_layer(
     skill: str | None = None,
     guards: Sequence[str] = (),
     accept: bool = False,
-) -> TrainResult:
+) -> Admission:
     """Train one layer on top of the current branch and move the branch if the gate lets the layer in.
 
     A run that was stopped goes on from its last checkpoint when it is started again with the same data and recipe.
@@ -107,10 +91,8 @@ def train_layer(
     """
     if not data.train:
         raise DataError(data.files[0].path if data.files else name, "no rows to train on", hint="add rows")
-    own, guarded = own_and_guards(project, skill or name, guards)
-    branch = project.branch
-    parent_digest = get_ref(project.store, branch)
-    parent = project.stack(branch)
+    place = find_place(project, skill or name, guards)
+    parent = place.stack
     replayed = replay_rows(project, parent, round(recipe.replay * len(data.train)))
     replay_tokens = render_rows(project, replayed, project.loaded.context)
     recipe, origins = _settle(project, data, replay_tokens, recipe, origins)
@@ -120,23 +102,7 @@ def train_layer(
         trained = _run(project, data, replay_tokens, recipe, parent, run)
         layer = write_layer(project.store, _describe(project, data, name, recipe, origins, parent, trained))
         shutil.rmtree(run, ignore_errors=True)
-    stack = add_layer(project.store, parent, layer)
-    digest = write_stack(project.store, stack)
-    verdict = _judge(project, parent, stack, own, guarded)
-    passed = verdict is None or verdict.accepted
-    if passed or accept:
-        why = f"train {name}" if passed else f"train {name}, accepted against the gate"
-        set_ref(project.store, branch, digest, why=why, expect=parent_digest)
-    config = read_layer(project.store, layer)
-    return TrainResult(
-        name=name,
-        layer=layer,
-        stack=stack,
-        branch=branch,
-        accepted=passed or accept,
-        verdict=verdict,
-        config=config,
-    )
+    return admit(project, layer, place, why=f"train {name}", accept=accept)
 
 
 def _settle(
@@ -309,14 +275,5 @@ def _describe(
         versions={"lamina": __version__, "python": platform.python_version()}
         | {package: version(package) for package in ("torch", "transformers")},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        licence=project.settings.licence,
     )
-
-
-def _judge(
-    project: Project, parent: StackConfig, stack: StackConfig, own: Sequence[str], guarded: Sequence[str]
-) -> Verdict | None:
-    if not own and not guarded:
-        return None
-    before = {name: score_stack(project, parent, name) for name in (*own, *guarded)}
-    after = {name: score_stack(project, stack, name) for name in (*own, *guarded)}
-    return decide(before, after, own=own, guards=guarded, margin=project.settings.margin)
