@@ -13,12 +13,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lamina.ops import pull as pull_module
+from lamina.ops import push as push_module
+from lamina.ops.pull import Pulled
+from lamina.ops.push import Pushed
+from lamina.records import Quiet
 from lamina.refs import Digest
 from lamina.share.reference import Reference
 from lamina.share.registry import Registry
+from lamina.stack.fsck import check_store
 from lamina.stack.layers import stack_digest, write_layer, write_stack
 from lamina.stack.lineage import set_ref
 from lamina.stack.manifest import BasePin, Cost, DataSource, LayerConfig, StackConfig
@@ -283,11 +290,39 @@ class Home:
         set_ref(self.store, ref, stack_digest(stack), why="test")
         return stack
 
+    def push(self, target: str, stack: str | None = None, **flags: Any) -> Pushed:
+        return push_module.push(self.folder, stack, target, progress=Quiet(), **flags)
+
+    def pull(self, target: str, **flags: Any) -> Pulled:
+        return pull_module.pull(self.folder, target, progress=Quiet(), **flags)
+
     def files(self) -> dict[str, bytes]:
         """Everything that says what the project holds: index, refs' logs and blobs."""
         found = [self.store.root / "index.json", *(self.store.root / "logs").rglob("*")]
         found += [*(self.store.root / "blobs").rglob("*")]
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in found if path.is_file()}
+
+    def check_untouched(self, files: dict[str, bytes]) -> None:
+        """Check that index, refs and all blobs are as they were; more blobs may have come, each whole."""
+        now = self.files()
+        assert {name: now[name] for name in files} == files
+        assert [name for name in now if name not in files and "/blobs/" not in name] == []
+        assert check_store(self.store) == []
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again at once: the tests' connections do not get better by waiting."""
+    for module in (push_module, pull_module):
+        registry = module.Registry
+        monkeypatch.setattr(
+            module, "Registry", lambda *given, made=registry, **named: made(*given, pauses_s=(0.0,) * 3, **named)
+        )
+
+
+@pytest.fixture
+def target(server: Server, repository: str) -> str:
+    return f"{server.name}/{repository}:v1"
 
 
 @pytest.fixture
