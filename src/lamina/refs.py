@@ -11,14 +11,16 @@ Grammar of a stack expression (what people type wherever a stack is asked for)::
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from lamina.errors import UsageError
 
-__all__ = ["BASE", "Digest", "LayerTerm", "StackExpression", "check_name"]
+__all__ = ["BASE", "Digest", "LayerTerm", "StackExpression", "check_name", "did_you_mean"]
 
 BASE = "base"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
@@ -39,6 +41,12 @@ def check_name(name: str, *, what: str = "layer") -> str:
             hint="for example: --as tools",
         )
     return name
+
+
+def did_you_mean(text: str, known: Iterable[str]) -> str:
+    """Return a question that names the known words nearest to ``text``, empty if none is near."""
+    near = difflib.get_close_matches(text, sorted(set(known)), n=3)
+    return f"did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
 @dataclass(frozen=True, slots=True, order=True)

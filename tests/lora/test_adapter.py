@@ -65,3 +65,12 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"not weights")
     with pytest.raises(StackError, match="not a layer's weights"):
         load_adapter(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e30])
+def test_values_that_no_training_gives_are_refused(tmp_path: Path, value: float) -> None:
+    B = torch.zeros(3, 2)
+    B[1, 1] = value
+    save_adapter({"up": Factors(torch.ones(2, 4), B)}, tmp_path / "x.safetensors")
+    with pytest.raises(StackError, match=r"x\.safetensors: .*up\.lora_B\.weight holds"):
+        load_adapter(tmp_path / "x.safetensors")

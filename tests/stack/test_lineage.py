@@ -7,10 +7,12 @@ import threading
 import pytest
 
 from lamina.errors import StackError, UsageError
-from lamina.stack import lineage
-from lamina.stack.layers import add_layer, stack_digest, write_stack
-from lamina.stack.lineage import get_ref, history, list_refs, resolve, set_ref
+from lamina.stack import resolve as resolve_module
+from lamina.stack.layers import stack_digest, write_stack
+from lamina.stack.lineage import get_ref, history, list_refs, set_ref
 from lamina.stack.manifest import BasePin, StackConfig
+from lamina.stack.order import add_layer
+from lamina.stack.resolve import resolve
 from lamina.stack.store import Store
 
 
@@ -162,14 +164,14 @@ def test_what_names_nothing_is_explained(store: Store, grown, pin: BasePin, text
 
 def test_an_ambiguous_prefix_lists_what_it_fits(store, grown, pin, monkeypatch: pytest.MonkeyPatch) -> None:
     stacks = ["sha256:abcd" + digit * 60 for digit in "01"]
-    monkeypatch.setattr(lineage, "list_stacks", lambda store: stacks)
+    monkeypatch.setattr(resolve_module, "list_stacks", lambda store: stacks)
     with pytest.raises(StackError, match="'abcd' is short for 2 stacks") as caught:
         resolve(store, "abcd", pin)
     assert all(digest[7:] in caught.value.hint for digest in stacks)
     layers = [(digest, None) for digest in stacks]
-    monkeypatch.setattr(lineage, "has_prefix", lambda digest, text: digest.startswith("sha256:abcd"))
+    monkeypatch.setattr(resolve_module, "has_prefix", lambda digest, text: digest.startswith("sha256:abcd"))
     with pytest.raises(StackError, match="'abcd' is short for 2 layers"):
-        lineage._check_one("abcd", [digest for digest, _ in layers], "layers")
+        resolve_module._check_one("abcd", [digest for digest, _ in layers], "layers")
 
 
 def test_a_shared_layer_name_means_the_one_in_main_else_the_newest(store, bare, pin, bake) -> None:

@@ -12,7 +12,7 @@ from lamina.cli.progress import TerminalProgress
 
 
 def run(
-    stack: Annotated[str, typer.Argument(help="ref, digest or base+layer+layer")] = "main",
+    stack: Annotated[str | None, typer.Argument(help="ref, digest or base+layer+layer; else the branch")] = None,
     out: Annotated[Path, typer.Option(help="folder for the files")] = Path("charts"),
     json_: Annotated[bool, typer.Option("--json", help="print one JSON line")] = False,
 ) -> None:

@@ -20,7 +20,7 @@ _HELP = "/stack NAME switches the stack, /new starts over, /quit (or Ctrl-D) lea
 
 def run(
     question: Annotated[str | None, typer.Argument(help="ask once and leave; without it, a conversation")] = None,
-    stack: Annotated[str, typer.Option(help="ref, digest or base+layer+layer")] = "main",
+    stack: Annotated[str | None, typer.Option(help="ref, digest or base+layer+layer; else the branch")] = None,
     system: Annotated[str | None, typer.Option(help="system message")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="longest answer in tokens")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token")] = 0.0,
@@ -34,6 +34,7 @@ def run(
     from lamina.records import Message
 
     project = open_project(Path(), TerminalProgress())
+    stack = stack or project.branch
     project.activate(project.stack(stack), force=force)
     start = [Message("system", system)] if system else []
 

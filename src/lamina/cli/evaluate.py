@@ -12,7 +12,7 @@ from lamina.cli.progress import TerminalProgress
 
 
 def run(
-    stack: Annotated[str, typer.Argument(help="ref, digest or base+layer+layer")] = "main",
+    stack: Annotated[str | None, typer.Argument(help="ref, digest or base+layer+layer; else the branch")] = None,
     suite: Annotated[list[str] | None, typer.Option(help="only this suite; may be given again")] = None,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON line")] = False,
 ) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    stack: Annotated[str, typer.Argument(help="ref, digest or base+layer+layer")] = "main",
+    stack: Annotated[str | None, typer.Argument(help="ref, digest or base+layer+layer; else the branch")] = None,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON line")] = False,
 ) -> None:
     """List the layers of a stack, top first, with what they cost and did."""

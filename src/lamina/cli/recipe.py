@@ -71,9 +71,9 @@ def _describe(result: TrainResult) -> None:
         if not line.passed or "few" in line.reason:
             say(f"     {line.items_needed:,} items would tell")
     if result.accepted:
-        say(f"layer {result.name} ({result.layer[7:19]}) is in main")
+        say(f"layer {result.name} ({result.layer[7:19]}) is in {result.branch}")
     else:
         say(
-            f"refused: layer {result.name} ({result.layer[7:19]}) is kept as a candidate and not in main; "
+            f"refused: layer {result.name} ({result.layer[7:19]}) is kept as a candidate and not in {result.branch}; "
             "train it differently, or run again with --accept"
         )

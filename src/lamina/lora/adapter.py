@@ -20,9 +20,20 @@ from torch import Tensor
 from lamina.errors import StackError
 from lamina.stack.store import write_atomically
 
-__all__ = ["Adapter", "Factors", "combine", "load_adapter", "rescale", "save_adapter", "scale_of", "split"]
+__all__ = [
+    "Adapter",
+    "Factors",
+    "check_values",
+    "combine",
+    "load_adapter",
+    "rescale",
+    "save_adapter",
+    "scale_of",
+    "split",
+]
 
 _PREFIX = "base_model.model."
+_LARGEST = 1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +114,33 @@ def save_adapter(adapter: Adapter, path: Path) -> None:
     write_atomically(path, save(tensors, metadata={"format": "pt"}))
 
 
+def check_values(path: Path, key: str, values: Tensor) -> None:
+    """Check that a layer's tensor holds what training can have given.
+
+    Raises:
+        StackError: if it holds a value that is not finite, or larger than 10,000 (trained factors stay below 10).
+    """
+    largest = values.abs().max().item() if values.numel() else 0.0
+    if not largest <= _LARGEST:  # also true of NaN
+        raise StackError(
+            f"{path}: {key} holds {largest:g}; expected finite values up to {_LARGEST:,.0f}",
+            hint="the run that wrote it diverged: train the layer again with a lower learning rate",
+        )
+
+
 def load_adapter(path: Path) -> dict[str, Factors]:
     """Return the adapter in a safetensors file that ``save_adapter`` wrote.
 
     Raises:
-        StackError: if the file is damaged or has keys that are not pairs of LoRA factors.
+        StackError: if the file is damaged, has keys that are not pairs of LoRA factors, or values that no training
+            gives: not finite, or larger than 10,000.
     """
     tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as weights:
             for key in weights.keys():  # noqa: SIM118  (not a dict)
                 tensors[key] = weights.get_tensor(key)
+                check_values(path, key, tensors[key])
     except (OSError, SafetensorError) as error:
         raise StackError(f"{path}: not a layer's weights: {error}", hint="pull or train the layer again") from error
     adapter: dict[str, Factors] = {}

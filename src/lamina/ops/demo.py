@@ -17,7 +17,7 @@ from lamina.demo.files import data_path
 from lamina.ops.chart import write_charts
 from lamina.ops.chat import answer
 from lamina.ops.evaluate import evaluate, prefixes
-from lamina.ops.project import MAIN, Project, init_project, open_project
+from lamina.ops.project import Project, init_project, open_project
 from lamina.ops.rows import prepare_rows, read_files
 from lamina.ops.train import train_layer
 from lamina.ops.update import update
@@ -79,7 +79,7 @@ def run_demo(folder: Path, progress: Progress) -> DemoResult:
     _train(project, "tools", "1/3  Layer 1, tools: a sentence becomes a JSON function call")
     _train(project, "facts", "2/3  Layer 2, facts: a town that no model can know, stacked on top")
     _update(project)
-    stack = project.stack(MAIN)
+    stack = project.stack()
     matrix = evaluate(project, prefixes(stack))
     sides = _ask(project, stack)
     title = "One base, two skills, one update: what each layer did"

@@ -13,8 +13,9 @@ from lamina.evaluate.suites import Suite, load_suite, suite_of_rows
 from lamina.ops.project import Project
 from lamina.ops.results import read_score, write_score
 from lamina.records import Matrix, Score
-from lamina.stack.layers import read_layer, skill_of
+from lamina.stack.layers import read_layer
 from lamina.stack.manifest import StackConfig
+from lamina.stack.order import skill_of
 
 __all__ = ["evaluate", "find_suites", "own_and_guards", "prefixes", "score_stack"]
 
@@ -38,7 +39,7 @@ def evaluate(project: Project, stacks: Sequence[tuple[str, StackConfig]], suites
 
 
 def find_suites(project: Project) -> dict[str, Suite]:
-    """Return the suites of ``lamina.toml``, then one of held-out rows for each layer in ``main`` that has no suite.
+    """Return the suites of ``lamina.toml``, then one of held-out rows for each layer of the branch that has no suite.
 
     Held-out rows are scored by likelihood, so that every layer can be measured without writing a suite.
     """

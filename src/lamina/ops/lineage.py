@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lamina.errors import StackError
 from lamina.ops.results import effect
 from lamina.records import Score
 from lamina.stack.layers import read_layer, read_stack
-from lamina.stack.lineage import RefMove, get_ref, history, list_refs, resolve
+from lamina.stack.lineage import RefMove, get_head, get_ref, history, list_refs
 from lamina.stack.manifest import LayerConfig, StackConfig, StackEntry
+from lamina.stack.resolve import resolve
 from lamina.stack.store import Store
 
 __all__ = ["Lineage", "read_lineage", "read_one_layer"]
@@ -29,7 +31,7 @@ class Lineage:
     moves: tuple[RefMove, ...]
 
 
-def read_lineage(start: Path, expression: str) -> Lineage:
+def read_lineage(start: Path, expression: str | None) -> Lineage:
     """Return the lineage of a stack.
 
     Raises:
@@ -41,7 +43,8 @@ def read_lineage(start: Path, expression: str) -> Lineage:
     prefixes = [stack.model_copy(update={"layers": stack.layers[: height + 1]}) for height in range(len(layers))]
     effects = tuple(effect(store, prefix) for prefix in prefixes)
     refs = list_refs(store)
-    return Lineage(stack, layers, effects, refs, tuple(history(store, expression)) if expression in refs else ())
+    named = expression or get_head(store)
+    return Lineage(stack, layers, effects, refs, tuple(history(store, named)) if named in refs else ())
 
 
 def read_one_layer(start: Path, name: str) -> tuple[str, LayerConfig]:
@@ -55,7 +58,9 @@ def read_one_layer(start: Path, name: str) -> tuple[str, LayerConfig]:
     return entry.layer, read_layer(store, entry.layer)
 
 
-def _resolve(store: Store, expression: str) -> StackConfig:
-    main = get_ref(store, "main")
-    base = read_stack(store, main or next(iter(list_refs(store).values()))).base
-    return resolve(store, expression, base)
+def _resolve(store: Store, expression: str | None) -> StackConfig:
+    branch = get_head(store)
+    held = get_ref(store, branch)
+    if held is None:
+        raise StackError(f"{store.root}: the branch '{branch}' is missing", hint="`lamina fsck` repairs refs")
+    return resolve(store, expression or branch, read_stack(store, held).base)

@@ -12,14 +12,14 @@ from lamina.lora.quantised import require_quantiser
 from lamina.lora.surgery import attach
 from lamina.model.base import Base, LoadedBase, load_base, resolve_base
 from lamina.records import Progress
-from lamina.stack.layers import check_parents, read_layer, write_stack
-from lamina.stack.lineage import get_ref, resolve, set_ref
+from lamina.stack.layers import read_layer, write_stack
+from lamina.stack.lineage import MAIN, get_head, get_ref, set_ref
 from lamina.stack.manifest import StackConfig
+from lamina.stack.order import check_parents
+from lamina.stack.resolve import resolve
 from lamina.stack.store import Store
 
-__all__ = ["MAIN", "Project", "init_project", "open_project"]
-
-MAIN = "main"
+__all__ = ["Project", "init_project", "open_project"]
 
 
 @dataclass
@@ -39,13 +39,18 @@ class Project:
             self._loaded = load_base(self.base)
         return self._loaded
 
-    def stack(self, expression: str = MAIN) -> StackConfig:
-        """Return the stack that ``expression`` names.
+    @property
+    def branch(self) -> str:
+        """The current branch."""
+        return get_head(self.store)
+
+    def stack(self, expression: str | None = None) -> StackConfig:
+        """Return the stack that ``expression`` names; None means the current branch.
 
         Raises:
             StackError: if there is none.
         """
-        return resolve(self.store, expression, self.base.pin)
+        return resolve(self.store, expression or self.branch, self.base.pin)
 
     def activate(self, stack: StackConfig, *, force: bool = False) -> LoadedBase:
         """Return the base with exactly the layers of ``stack`` active.
@@ -96,6 +101,6 @@ def open_project(start: Path, progress: Progress) -> Project:
     store = Store.find(start)
     settings = load_settings(store.project / CONFIG_NAME)
     project = Project(store, settings, resolve_base(settings.base, progress), progress)
-    if get_ref(store, MAIN) is None:
-        raise StackError(f"{store.root}: the ref '{MAIN}' is missing", hint="restore index.json from a backup")
+    if get_ref(store, project.branch) is None:
+        raise StackError(f"{store.root}: the branch '{project.branch}' is missing", hint="`lamina fsck` repairs refs")
     return project

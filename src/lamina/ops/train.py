@@ -17,9 +17,17 @@ from lamina.ops.rows import TrainingData, identities, render_rows, replay_rows, 
 from lamina.ops.run import Run, Trained, made_here, run_training
 from lamina.records import TokenRow
 from lamina.refs import Digest
-from lamina.stack.layers import add_layer, list_layers, read_layer, stack_digest, write_layer, write_stack
+from lamina.stack.layers import list_layers, read_layer, stack_digest, write_layer, write_stack
 from lamina.stack.lineage import get_ref, set_ref
-from lamina.stack.manifest import DataSource, LayerConfig, StackConfig
+from lamina.stack.manifest import (
+    DATASET_TYPE,
+    ROWS_TYPE,
+    WEIGHTS_TYPE,
+    DataSource,
+    LayerConfig,
+    StackConfig,
+)
+from lamina.stack.order import add_layer
 from lamina.train.choose import DataSize, choose
 
 __all__ = ["TrainResult", "train_layer"]
@@ -34,6 +42,7 @@ class TrainResult:
     name: str
     layer: str
     stack: StackConfig
+    branch: str
     accepted: bool
     verdict: Verdict | None
     config: LayerConfig
@@ -46,12 +55,11 @@ def train_layer(
     name: str,
     recipe: Recipe,
     origins: dict[str, str],
-    ref: str = "main",
     skill: str | None = None,
     guards: Sequence[str] = (),
     accept: bool = False,
 ) -> TrainResult:
-    """Train one layer on top of what ``ref`` holds and move the ref if the gate lets the layer in.
+    """Train one layer on top of the current branch and move the branch if the gate lets the layer in.
 
     A run that was stopped goes on from its last checkpoint when it is started again with the same data and recipe.
     Rank, batch, passes and learning rate follow from the data where ``recipe`` leaves them unset.
@@ -62,22 +70,22 @@ def train_layer(
         name: the layer's name.
         recipe: hyper-parameters.
         origins: where the set values came from.
-        ref: which ref to train on top of, and to move.
         skill: the suite that the layer should improve; None means the suite named like the layer, if there is one.
         guards: suites that must not get worse, besides those marked ``guard`` in the settings.
-        accept: let the layer in whatever the gate says; the ref's log records it.
+        accept: let the layer in whatever the gate says; the branch's log records it.
 
     Raises:
         DataError: if there is nothing to train on.
         UsageError: if a guard is no suite.
-        StackError: if the loss diverges, or the ref moved meanwhile.
+        StackError: if the loss diverges, or the branch moved meanwhile.
         KeyboardInterrupt: on Ctrl-C, after a checkpoint.
     """
     if not data.train:
         raise DataError(data.files[0].path if data.files else name, "no rows to train on", hint="add rows")
     own, guarded = own_and_guards(project, skill or name, guards)
-    parent_digest = get_ref(project.store, ref)
-    parent = project.stack(ref)
+    branch = project.branch
+    parent_digest = get_ref(project.store, branch)
+    parent = project.stack(branch)
     replayed = replay_rows(project, parent, round(recipe.replay * len(data.train)))
     replay_tokens = render_rows(project, replayed, project.loaded.context)
     recipe, origins = _settle(project, data, replay_tokens, recipe, origins)
@@ -94,9 +102,17 @@ def train_layer(
     passed = verdict is None or verdict.accepted
     if passed or accept:
         why = f"train {name}" if passed else f"train {name}, accepted against the gate"
-        set_ref(project.store, ref, digest, why=why, expect=parent_digest)
+        set_ref(project.store, branch, digest, why=why, expect=parent_digest)
     config = read_layer(project.store, layer)
-    return TrainResult(name=name, layer=layer, stack=stack, accepted=passed or accept, verdict=verdict, config=config)
+    return TrainResult(
+        name=name,
+        layer=layer,
+        stack=stack,
+        branch=branch,
+        accepted=passed or accept,
+        verdict=verdict,
+        config=config,
+    )
 
 
 def _settle(
@@ -148,14 +164,13 @@ def _describe(
     trained: Trained,
 ) -> LayerConfig:
     store, pin = project.store, project.base.pin
-    kind = "application/vnd.lamina.layer"
-    weights = store.put_file(trained.weights, f"{kind}.weights.v1.safetensors")
-    rows = store.put_bytes(_rows_blob(data), f"{kind}.rows.v1+text")
+    weights = store.put_file(trained.weights, WEIGHTS_TYPE)
+    rows = store.put_bytes(_rows_blob(data), ROWS_TYPE)
     step = max(1, -(-len(data.train) // _REPLAY_SAMPLE))
-    replay = store.put_bytes(rows_as_jsonl(data.train[::step]), f"{kind}.replay.v1+jsonl")
+    replay = store.put_bytes(rows_as_jsonl(data.train[::step]), DATASET_TYPE)
     heldout = None
     if data.heldout:
-        heldout = store.put_bytes(rows_as_jsonl(data.heldout), f"{kind}.heldout.v1+jsonl").digest
+        heldout = store.put_bytes(rows_as_jsonl(data.heldout), DATASET_TYPE).digest
     return LayerConfig(
         name=name,
         base=pin,

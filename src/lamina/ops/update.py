@@ -8,11 +8,12 @@ from pathlib import Path
 from lamina.config import Recipe
 from lamina.data.identity import row_identity
 from lamina.errors import StackError
-from lamina.ops.project import MAIN, Project
+from lamina.ops.project import Project
 from lamina.ops.rows import known_rows, prepare_rows, read_files
 from lamina.ops.train import TrainResult, train_layer
-from lamina.stack.layers import read_layer, skill_of
+from lamina.stack.layers import read_layer
 from lamina.stack.manifest import StackConfig
+from lamina.stack.order import skill_of
 
 __all__ = ["update"]
 
@@ -28,7 +29,7 @@ def update(
     guards: Sequence[str] = (),
     accept: bool = False,
 ) -> TrainResult | None:
-    """Train a layer on the rows of ``paths`` that no layer in ``main`` has seen; None if there are none.
+    """Train a layer on the rows of ``paths`` that no layer in the current branch has seen; None if there are none.
 
     Args:
         project: the open project.
@@ -44,7 +45,7 @@ def update(
         StackError: if no layer was trained on a file of that name and ``skill`` is None.
         DataError: if a file cannot be used.
     """
-    stack = project.stack(MAIN)
+    stack = project.stack()
     name = skill or _find_skill(project, stack, paths)
     files, rows = read_files(project, paths)
     known = known_rows(project, stack)
@@ -71,7 +72,7 @@ def _find_skill(project: Project, stack: StackConfig, paths: Sequence[Path]) -> 
         if names & {source.file for source in read_layer(project.store, entry.layer).data}:
             return skill_of(stack, entry.name)
     raise StackError(
-        f"no layer in '{MAIN}' was trained on {' or '.join(sorted(names))}",
+        f"no layer in '{project.branch}' was trained on {' or '.join(sorted(names))}",
         hint="use `lamina train FILE --as NAME` for a new skill, or name the skill with --as",
     )
 

@@ -1,21 +1,36 @@
-"""Refs, their history, and what a typed stack expression means."""
+"""Refs and their history: branches that move, tags that do not, and HEAD, the branch one is on."""
 
 from __future__ import annotations
 
-import difflib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Literal
 
 from lamina.errors import StackError
-from lamina.refs import BASE, LayerTerm, StackExpression, check_name
-from lamina.stack.layers import has_prefix, list_layers, list_stacks, read_stack
-from lamina.stack.manifest import REF_KEY, STACK_TYPE, BasePin, LayerConfig, StackConfig, StackEntry
-from lamina.stack.store import Store
+from lamina.refs import check_name, did_you_mean
+from lamina.stack.layers import id_of
+from lamina.stack.manifest import REF_KEY, STACK_TYPE, TAG_KEY, Descriptor, Index
+from lamina.stack.store import Store, disk_errors, write_atomically
 
-__all__ = ["ANY", "RefMove", "get_ref", "history", "list_refs", "resolve", "set_ref"]
+__all__ = [
+    "ANY",
+    "MAIN",
+    "RefMove",
+    "delete_ref",
+    "get_head",
+    "get_ref",
+    "history",
+    "list_refs",
+    "list_tags",
+    "set_head",
+    "set_ref",
+    "undone_to",
+]
+
+MAIN = "main"
 
 
 class _Any(Enum):
@@ -27,46 +42,90 @@ ANY: Literal[_Any.ANY] = _Any.ANY
 
 @dataclass(frozen=True, slots=True)
 class RefMove:
-    """One move of a ref: from where (empty at its birth), to where, when (ISO, UTC) and why."""
+    """One move of a ref: from where (empty at its birth), to where, when (ISO, UTC) and why.
+
+    ``undo`` marks a move that took back an earlier one.
+    """
 
     old: str
     new: str
     when: str
     why: str
+    undo: bool = False
 
 
-def set_ref(store: Store, name: str, digest: str, *, why: str, expect: str | _Any | None = ANY) -> None:
+def set_ref(
+    store: Store,
+    name: str,
+    digest: str,
+    *,
+    why: str,
+    expect: str | _Any | None = ANY,
+    tag: bool = False,
+    undo: bool = False,
+) -> None:
     """Point the ref ``name`` at the stack ``digest``, and note it in the ref's log.
 
-    ``expect`` is where the ref must still point (None at its birth): a slow command never undoes a quick one. ``ANY``
-    moves it from wherever it is.
+    Args:
+        store: the store.
+        name: the ref.
+        digest: the stack.
+        why: what is noted in the log.
+        expect: where the ref must still point (None at its birth): a slow command never undoes a quick one. ``ANY``
+            moves it from wherever it is.
+        tag: whether the new ref is one that never moves.
+        undo: whether this takes back the ref's last move.
 
     Raises:
         UsageError: if ``name`` cannot name a ref.
-        StackError: if the ref has moved meanwhile, or the stack is not in the store.
+        StackError: if the ref is a tag or has moved meanwhile, or the stack is not in the store.
     """
     check_name(name, what="ref")
     with store.lock():
         index = store.read_index()
-        now = next((item.digest for item in index.manifests if item.annotations.get(REF_KEY) == name), None)
+        holder = _holder(index, name)
+        now = None if holder is None else id_of(store, holder)
         if expect is not ANY and now != expect:
             raise StackError(
                 f"ref '{name}' moved meanwhile: expected {_short(expect)}, found {_short(now)}",
                 hint="look at `lamina log`, then run the command again",
             )
-        if all(item.digest != digest or item.artifactType != STACK_TYPE for item in index.manifests):
+        if holder is not None and TAG_KEY in holder.annotations:
+            raise StackError(f"'{name}' is a tag, and tags do not move", hint=f"`lamina tag --delete {name}` frees it")
+        stacks = [item for item in index.manifests if item.artifactType == STACK_TYPE]
+        target = next((item for item in stacks if id_of(store, item) == digest), None)
+        if target is None:
             raise StackError(f"stack {digest[7:19]} is not in {store.root}", hint="pull or train it first")
         # One descriptor carries one ref, so a stack with two refs is listed twice, as the OCI layout has it.
-        kept = [item for item in index.manifests if item.annotations.get(REF_KEY) != name]
-        if now is not None and all(item.digest != now for item in kept):
-            old = next(item for item in index.manifests if item.digest == now)
-            plain = {key: value for key, value in old.annotations.items() if key != REF_KEY}
-            kept.append(old.model_copy(update={"annotations": plain}))
-        target = next(item for item in index.manifests if item.digest == digest)
-        named = target.model_copy(update={"annotations": target.annotations | {REF_KEY: name}})
-        unnamed = [item for item in kept if item.digest != digest or REF_KEY in item.annotations]
-        store.append_log(name, {"old": now or "", "new": digest, "when": _now(), "why": why})
-        store.write_index(index.model_copy(update={"manifests": (*unnamed, named)}))
+        named = _without_name(target)
+        named = named.model_copy(
+            update={"annotations": named.annotations | {REF_KEY: name} | ({TAG_KEY: "true"} if tag else {})}
+        )
+        others = [
+            item for item in _without_ref(index, name) if item.digest != target.digest or REF_KEY in item.annotations
+        ]
+        entry = {"old": now or "", "new": digest, "when": _now(), "why": why}
+        store.append_log(name, entry | ({"undo": True} if undo else {}))
+        store.write_index(index.model_copy(update={"manifests": (*others, named)}))
+
+
+def delete_ref(store: Store, name: str) -> str:
+    """Forget a ref and its log, and return the stack that it held.
+
+    Raises:
+        StackError: if there is no such ref, or it is the current branch.
+    """
+    check_name(name, what="ref")
+    if name == get_head(store):
+        raise StackError(f"'{name}' is the current branch", hint="`lamina switch` to another one first")
+    with store.lock():
+        index = store.read_index()
+        holder = _holder(index, name)
+        if holder is None:
+            raise _no_ref(name, list_refs(store))
+        store.write_index(index.model_copy(update={"manifests": tuple(_without_ref(index, name))}))
+        (store.root / "logs" / name).unlink(missing_ok=True)
+    return id_of(store, holder)
 
 
 def get_ref(store: Store, name: str) -> str | None:
@@ -75,9 +134,48 @@ def get_ref(store: Store, name: str) -> str | None:
 
 
 def list_refs(store: Store) -> dict[str, str]:
-    """Return every ref and the digest it holds."""
+    """Return every ref, branch or tag, and the digest of the stack it holds."""
     items = store.read_index().manifests
-    return {item.annotations[REF_KEY]: item.digest for item in items if REF_KEY in item.annotations}
+    return {item.annotations[REF_KEY]: id_of(store, item) for item in items if REF_KEY in item.annotations}
+
+
+def list_tags(store: Store) -> set[str]:
+    """Return the refs that never move."""
+    return {item.annotations[REF_KEY] for item in store.read_index().manifests if TAG_KEY in item.annotations}
+
+
+def get_head(store: Store) -> str:
+    """Return the current branch: the one that commands read and move when none is named."""
+    path = store.root / "HEAD"
+    return path.read_text("utf-8").strip() if path.exists() else MAIN
+
+
+def set_head(store: Store, name: str) -> None:
+    """Make ``name`` the current branch.
+
+    Raises:
+        StackError: if there is no such branch.
+    """
+    refs = list_refs(store)
+    if name not in refs:
+        raise _no_ref(name, refs)
+    if name in list_tags(store):
+        raise StackError(
+            f"'{name}' is a tag, and tags do not move", hint=f"`lamina branch NEW {name}` starts a branch there"
+        )
+    with disk_errors(store.root):
+        write_atomically(store.root / "HEAD", f"{name}\n".encode())
+
+
+def undone_to(moves: Sequence[RefMove]) -> RefMove | None:
+    """Return the last move (of ``moves``, newest first) that has not been undone, if something came before it."""
+    made: list[RefMove] = []
+    for move in reversed(moves):
+        if move.undo and made:
+            made.pop()
+        else:
+            made.append(move)
+    return made[-1] if made and made[-1].old else None
 
 
 def history(store: Store, name: str) -> list[RefMove]:
@@ -104,75 +202,27 @@ def history(store: Store, name: str) -> list[RefMove]:
     return made
 
 
-def resolve(store: Store, text: str, base: BasePin) -> StackConfig:
-    """Return the stack that ``text`` means (grammar in ``lamina.refs``), on ``base`` where it says ``base``.
-
-    A layer name that several layers share means the one in ``main``, else the newest.
-
-    Raises:
-        UsageError: if it cannot be parsed.
-        StackError: if it names nothing, or several things.
-    """
-    expression = StackExpression.parse(text)
-    stack = _root(store, expression, base)
-    if not expression.terms:
-        return stack
-    layers = list_layers(store)
-    entries = [_entry(store, term, layers) for term in expression.terms]
-    return stack.model_copy(update={"layers": (*stack.layers, *entries)})
+def _holder(index: Index, name: str) -> Descriptor | None:
+    return next((item for item in index.manifests if item.annotations.get(REF_KEY) == name), None)
 
 
-def _root(store: Store, expression: StackExpression, base: BasePin) -> StackConfig:
-    refs = list_refs(store)
-    if expression.back and expression.root not in refs:
-        raise StackError(
-            f"'{expression}': '{expression.root}' is not a ref, so nothing came before it",
-            hint=f"refs here: {', '.join(sorted(refs)) or 'none'}",
-        )
-    if expression.root == BASE:
-        return StackConfig(base=base, layers=())
-    if expression.root in refs:
-        moves = history(store, expression.root)
-        if not expression.back:
-            return read_stack(store, refs[expression.root])
-        if expression.back >= len(moves):
-            raise StackError(
-                f"'{expression.root}~{expression.back}': ref '{expression.root}' has only {max(len(moves) - 1, 0)} "
-                "earlier stacks",
-                hint=f"`lamina log {expression.root}` lists them",
-            )
-        return read_stack(store, moves[expression.back].new)
-    found = [digest for digest in list_stacks(store) if has_prefix(digest, expression.root)]
-    if not found:
-        hint = _did_you_mean(expression.root, [*refs, BASE]) or f"refs here: {', '.join(sorted(refs)) or 'none'}"
-        raise StackError(f"no ref or stack '{expression.root}'", hint=hint)
-    _check_one(expression.root, found, "stacks")
-    return read_stack(store, found[0])
+def _without_name(item: Descriptor) -> Descriptor:
+    plain = {key: value for key, value in item.annotations.items() if key not in (REF_KEY, TAG_KEY)}
+    return item.model_copy(update={"annotations": plain})
 
 
-def _entry(store: Store, term: LayerTerm, layers: list[tuple[str, LayerConfig]]) -> StackEntry:
-    named = [(digest, layer) for digest, layer in layers if layer.name == term.layer]
-    if not named:
-        named = [(digest, layer) for digest, layer in layers if has_prefix(digest, term.layer)]
-        _check_one(term.layer, [digest for digest, _ in named], "layers")
-    if not named:
-        hint = _did_you_mean(term.layer, [layer.name for _, layer in layers]) or "`lamina log` lists the layers"
-        raise StackError(f"no layer '{term.layer}'", hint=hint)
-    main = list_refs(store).get("main")
-    stacked = {entry.layer for entry in read_stack(store, main).layers} if main else set()
-    digest, layer = max(named, key=lambda pair: (pair[0] in stacked, pair[1].created))
-    return StackEntry(layer=digest, name=layer.name, scale=term.scale)
+def _without_ref(index: Index, name: str) -> list[Descriptor]:
+    """Return the index's entries without the ref; what it held stays listed, by another ref or by none."""
+    kept = [item for item in index.manifests if item.annotations.get(REF_KEY) != name]
+    holder = _holder(index, name)
+    if holder is not None and all(item.digest != holder.digest for item in kept):
+        kept.append(_without_name(holder))
+    return kept
 
 
-def _check_one(text: str, found: list[str], what: str) -> None:
-    if len(found) > 1:
-        listed = ", ".join(sorted(digest.removeprefix("sha256:") for digest in found))
-        raise StackError(f"'{text}' is short for {len(found)} {what}", hint=f"type more digits of one of: {listed}")
-
-
-def _did_you_mean(text: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(text, sorted(set(known)), n=3)
-    return f"did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+def _no_ref(name: str, refs: Mapping[str, str]) -> StackError:
+    hint = did_you_mean(name, list(refs)) or f"refs here: {', '.join(sorted(refs)) or 'none'}"
+    return StackError(f"no ref '{name}'", hint=hint)
 
 
 def _short(digest: str | None) -> str:

@@ -1,24 +1,33 @@
 """What the store's JSON says: descriptors, layers, stacks and the index, as strict frozen models.
 
-A layer and a stack are OCI manifests. Their identity is the digest of the manifest, which is a function of content
-alone: a stack's holds base, order, layers and scales, and no date or history, so dropping what was just added gives
-back the identical digest.
+A layer and a stack are known by the digest of their config, as Docker knows an image; the OCI manifest around it only
+says which blobs travel along. The config is a function of content alone: a stack's holds base, order, layers and
+scales, and no date or history, so dropping what was just added gives back the identical digest.
 
-Source: OCI image-spec 1.1, manifest.md and descriptor.md.
+Source: OCI image-spec 1.1, manifest.md and descriptor.md; media types of weights and data sets and the file path
+annotation from the CNCF ModelPack specification, docs/spec.md.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from lamina.config import Quantisation
 
 __all__ = [
+    "DATASET_TYPE",
+    "EMPTY_TYPE",
+    "ID_KEY",
     "LAYER_TYPE",
+    "PATH_KEY",
     "REF_KEY",
+    "ROWS_TYPE",
     "STACK_TYPE",
+    "TAG_KEY",
+    "TITLE_KEY",
+    "WEIGHTS_TYPE",
     "BasePin",
     "Cost",
     "DataSource",
@@ -26,13 +35,22 @@ __all__ = [
     "Index",
     "LayerConfig",
     "Manifest",
+    "Origin",
     "StackConfig",
     "StackEntry",
 ]
 
 LAYER_TYPE = "application/vnd.lamina.layer.config.v1+json"
 STACK_TYPE = "application/vnd.lamina.stack.config.v1+json"
+WEIGHTS_TYPE = "application/vnd.cncf.model.weight.v1.raw"
+DATASET_TYPE = "application/vnd.cncf.model.dataset.v1.raw"
+ROWS_TYPE = "application/vnd.lamina.layer.rows.v1+text"
+EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 REF_KEY = "org.opencontainers.image.ref.name"
+TITLE_KEY = "org.opencontainers.image.title"
+PATH_KEY = "org.cncf.model.filepath"
+ID_KEY = "vnd.lamina.id"
+TAG_KEY = "vnd.lamina.tag"
 _Finite = Annotated[float, Field(allow_inf_nan=False)]  # JSON has no NaN: it would come back as null
 _MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
@@ -40,6 +58,16 @@ _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # Fields that came later are written only where they say something, so that what lacks them keeps its digest.
+    written_if_set: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _spell(self, spell: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = spell(self)
+        for name in self.written_if_set:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del fields[name]
+        return fields
 
     def canonical(self) -> bytes:
         """Return the record as JSON in its one spelling: no spaces, fields in the order of their definition."""
@@ -75,11 +103,9 @@ class Index(_Record):
 
 
 class BasePin(_Record):
-    """Which base, by content: ``digest`` covers weights, configuration, tokenizer, template and quantisation.
+    """Which base, by content: ``digest`` covers weights, configuration, tokenizer, template and quantisation."""
 
-    ``quantise`` is written only where there is some, so that every other base keeps the spelling, and its stacks the
-    digests, that they had before there was any.
-    """
+    written_if_set = ("quantise",)
 
     name: str
     digest: str
@@ -88,13 +114,6 @@ class BasePin(_Record):
     tokenizer_digest: str
     source: str
     quantise: Quantisation = "none"
-
-    @model_serializer(mode="wrap")
-    def _spell(self, spell: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = spell(self)
-        if self.quantise == "none":
-            del fields["quantise"]
-        return fields
 
 
 class DataSource(_Record):
@@ -114,6 +133,18 @@ class Cost(_Record):
     steps: int
 
 
+class Origin(_Record):
+    """How a layer came to be that was not trained on rows here: by which ``method``, from which ``layers``.
+
+    ``scales`` belong to ``layers``; ``notes`` hold what the method has to tell, an error or a source.
+    """
+
+    method: str
+    layers: tuple[str, ...] = ()
+    scales: tuple[_Finite, ...] = ()
+    notes: dict[str, Any] = Field(default_factory=dict)
+
+
 class LayerConfig(_Record):
     """A layer's provenance.
 
@@ -124,7 +155,11 @@ class LayerConfig(_Record):
         replay: digest of a sample of its rows, for later layers to rehearse.
         heldout: digest of the rows kept out of training.
         heldout_loss_before: nats per trained token on those rows under the parent; ``after`` under parent and layer.
+        origin: how it was made, if not by training on rows.
+        licence: what its owner says that others may do with it, None if nothing was said.
     """
+
+    written_if_set = ("origin", "licence")
 
     format: Literal[1] = 1
     name: str
@@ -145,14 +180,19 @@ class LayerConfig(_Record):
     machine: dict[str, Any]
     versions: dict[str, str]
     created: str
+    origin: Origin | None = None
+    licence: str | None = None
 
 
 class StackEntry(_Record):
-    """One layer's place in a stack."""
+    """One layer's place in a stack; ``moved`` says that it was put, on purpose, on another stack than its parent."""
+
+    written_if_set = ("moved",)
 
     layer: str
     name: str
     scale: _Finite = 1.0
+    moved: bool = False
 
 
 class StackConfig(_Record):

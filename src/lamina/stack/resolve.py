@@ -1,0 +1,78 @@
+"""What a typed stack expression means in a store."""
+
+from __future__ import annotations
+
+from lamina.errors import StackError
+from lamina.refs import BASE, LayerTerm, StackExpression, did_you_mean
+from lamina.stack.layers import has_prefix, list_layers, list_stacks, read_stack
+from lamina.stack.lineage import get_head, get_ref, history, list_refs
+from lamina.stack.manifest import BasePin, LayerConfig, StackConfig, StackEntry
+from lamina.stack.store import Store
+
+__all__ = ["resolve"]
+
+
+def resolve(store: Store, text: str, base: BasePin) -> StackConfig:
+    """Return the stack that ``text`` means (grammar in ``lamina.refs``), on ``base`` where it says ``base``.
+
+    A layer name that several layers share means the one in the current branch, else the newest.
+
+    Raises:
+        UsageError: if it cannot be parsed.
+        StackError: if it names nothing, or several things.
+    """
+    expression = StackExpression.parse(text)
+    stack = _root(store, expression, base)
+    if not expression.terms:
+        return stack
+    layers = list_layers(store)
+    entries = [_entry(store, term, layers) for term in expression.terms]
+    return stack.model_copy(update={"layers": (*stack.layers, *entries)})
+
+
+def _root(store: Store, expression: StackExpression, base: BasePin) -> StackConfig:
+    refs = list_refs(store)
+    if expression.back and expression.root not in refs:
+        raise StackError(
+            f"'{expression}': '{expression.root}' is not a ref, so nothing came before it",
+            hint=f"refs here: {', '.join(sorted(refs)) or 'none'}",
+        )
+    if expression.root == BASE:
+        return StackConfig(base=base, layers=())
+    if expression.root in refs:
+        moves = history(store, expression.root)
+        if not expression.back:
+            return read_stack(store, refs[expression.root])
+        if expression.back >= len(moves):
+            raise StackError(
+                f"'{expression.root}~{expression.back}': ref '{expression.root}' has only {max(len(moves) - 1, 0)} "
+                "earlier stacks",
+                hint=f"`lamina log {expression.root}` lists them",
+            )
+        return read_stack(store, moves[expression.back].new)
+    found = [digest for digest in list_stacks(store) if has_prefix(digest, expression.root)]
+    if not found:
+        hint = did_you_mean(expression.root, [*refs, BASE]) or f"refs here: {', '.join(sorted(refs)) or 'none'}"
+        raise StackError(f"no ref or stack '{expression.root}'", hint=hint)
+    _check_one(expression.root, found, "stacks")
+    return read_stack(store, found[0])
+
+
+def _entry(store: Store, term: LayerTerm, layers: list[tuple[str, LayerConfig]]) -> StackEntry:
+    named = [(digest, layer) for digest, layer in layers if layer.name == term.layer]
+    if not named:
+        named = [(digest, layer) for digest, layer in layers if has_prefix(digest, term.layer)]
+        _check_one(term.layer, [digest for digest, _ in named], "layers")
+    if not named:
+        hint = did_you_mean(term.layer, [layer.name for _, layer in layers]) or "`lamina log` lists the layers"
+        raise StackError(f"no layer '{term.layer}'", hint=hint)
+    head = get_ref(store, get_head(store))
+    stacked = {entry.layer for entry in read_stack(store, head).layers} if head else set()
+    digest, layer = max(named, key=lambda pair: (pair[0] in stacked, pair[1].created))
+    return StackEntry(layer=digest, name=layer.name, scale=term.scale)
+
+
+def _check_one(text: str, found: list[str], what: str) -> None:
+    if len(found) > 1:
+        listed = ", ".join(sorted(digest.removeprefix("sha256:") for digest in found))
+        raise StackError(f"'{text}' is short for {len(found)} {what}", hint=f"type more digits of one of: {listed}")
