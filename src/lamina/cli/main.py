@@ -22,6 +22,9 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("update", "a file has grown: train its new rows, with replay"),
     ("log", "the layers of a stack with their cost and effect"),
     ("show", "everything about one layer"),
+    ("blame", "which layer changed an answer"),
+    ("reproduce", "train a layer again from its record and compare the bits"),
+    ("rebase", "carry layers to another order, stack or base"),
     ("eval", "score every prefix of the stack on every suite"),
     ("chart", "draw the scores: PNG, SVG and one HTML report"),
     ("chat", "talk to a stack in the terminal"),
@@ -86,7 +89,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
 
 
 def _overview() -> str:
-    lines = [f"  {name:8} {line}" for name, line in VERBS]
+    lines = [f"  {name:9} {line}" for name, line in VERBS]
     return "\n".join(
         [
             "usage: lamina COMMAND [OPTIONS]",
