@@ -18,8 +18,20 @@ from lamina.ops.project import Project
 from lamina.records import Conversation, TokenRow
 from lamina.stack.layers import read_layer
 from lamina.stack.manifest import StackConfig
+from lamina.stack.store import Store
 
-__all__ = ["TrainingData", "known_rows", "prepare_rows", "read_files", "replay_rows", "rows_as_jsonl"]
+__all__ = [
+    "TrainingData",
+    "identities",
+    "known_rows",
+    "prepare_rows",
+    "read_files",
+    "render_replay",
+    "render_rows",
+    "replay_rows",
+    "rows_as_jsonl",
+    "stored_rows",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +100,29 @@ def replay_rows(project: Project, stack: StackConfig, count: int) -> list[Conver
     samples = []
     for entry in stack.layers:
         layer = read_layer(project.store, entry.layer)
-        if layer.replay is not None:
-            samples.append([_as_conversation(line) for line in project.store.read_bytes(layer.replay).splitlines()])
+        # A layer that was pulled without its owner's rows has none to give.
+        if layer.replay is not None and project.store.has(layer.replay):
+            samples.append(stored_rows(project.store, layer.replay))
     chosen: list[Conversation] = []
     for index, sample in enumerate(samples):
         share = min(len(sample), count // len(samples) + (index < count % len(samples)))
         chosen += [sample[place * len(sample) // share] for place in range(share)]
     return chosen
+
+
+def render_replay(project: Project, stack: StackConfig, data: TrainingData, recipe: Recipe) -> list[TokenRow]:
+    """Return the rows of ``stack``'s layers that are mixed into training on ``data``, rendered."""
+    chosen = replay_rows(project, stack, round(recipe.replay * len(data.train)))
+    return render_rows(project, chosen, project.loaded.context)
+
+
+def stored_rows(store: Store, digest: str) -> list[Conversation]:
+    """Return the rows in a blob that ``rows_as_jsonl`` made.
+
+    Raises:
+        StackError: if the blob is missing or damaged.
+    """
+    return [from_record(json.loads(line)) for line in store.read_bytes(digest).splitlines()]
 
 
 def rows_as_jsonl(rows: Sequence[Conversation]) -> bytes:
@@ -105,10 +133,6 @@ def rows_as_jsonl(rows: Sequence[Conversation]) -> bytes:
 def identities(rows: Sequence[Conversation]) -> list[str]:
     """Return the rows' identities, sorted."""
     return sorted(row_identity(row) for row in rows)
-
-
-def _as_conversation(line: bytes) -> Conversation:
-    return from_record(json.loads(line))
 
 
 def _report_lost(project: Project, rows: Sequence[TokenRow], longest: int, limit: float) -> None:

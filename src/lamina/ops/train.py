@@ -13,7 +13,7 @@ from lamina.evaluate.gate import Verdict, decide
 from lamina.lora.surgery import fresh_adapter, linear_paths
 from lamina.ops.evaluate import own_and_guards, score_stack
 from lamina.ops.project import Project
-from lamina.ops.rows import TrainingData, identities, render_rows, replay_rows, rows_as_jsonl
+from lamina.ops.rows import TrainingData, identities, render_replay, rows_as_jsonl
 from lamina.ops.run import Run, Trained, made_here, run_training
 from lamina.records import TokenRow
 from lamina.refs import Digest
@@ -86,8 +86,7 @@ def train_layer(
     branch = project.branch
     parent_digest = get_ref(project.store, branch)
     parent = project.stack(branch)
-    replayed = replay_rows(project, parent, round(recipe.replay * len(data.train)))
-    replay_tokens = render_rows(project, replayed, project.loaded.context)
+    replay_tokens = render_replay(project, parent, data, recipe)
     recipe, origins = _settle(project, data, replay_tokens, recipe, origins)
     layer = _find_candidate(project, data, name, recipe, parent)
     if layer is None:
