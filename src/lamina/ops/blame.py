@@ -10,12 +10,11 @@ from lamina.data.render import Renderer
 from lamina.errors import DataError
 from lamina.infer.generate import greedy_answers
 from lamina.infer.score import score_rows
-from lamina.lora.adapter import Adapter, load_adapter
+from lamina.lora.adapter import Adapter
 from lamina.lora.surgery import attach
 from lamina.model.base import LoadedBase
 from lamina.ops.project import Project
 from lamina.records import Conversation, Message, TokenRow
-from lamina.stack.layers import read_layer
 from lamina.stack.manifest import StackConfig, StackEntry
 
 __all__ = ["Blame", "LeftOut", "blame"]
@@ -101,7 +100,7 @@ def blame(
     row = _row(base, renderer, messages, prompt, own if answer is None else answer, ended=len(own) < room)
     question = _Question(prompt, row, own, room)
     whole = sum(score_rows(base, [row])[0])
-    adapters = [load_adapter(project.store.blob_path(read_layer(project.store, e.layer).weights)) for e in stack.layers]
+    adapters = project.adapters(stack)
     with project.progress.stage("leave one out", total=len(adapters) + 1, unit="stacks") as tick:
         found = []
         for place, entry in enumerate(stack.layers):

@@ -30,7 +30,7 @@ from lamina.stack.manifest import (
 from lamina.stack.order import add_layer
 from lamina.train.choose import DataSize, choose
 
-__all__ = ["TrainResult", "train_layer"]
+__all__ = ["TrainResult", "settle", "train_layer"]
 
 _REPLAY_SAMPLE = 256
 
@@ -87,7 +87,7 @@ def train_layer(
     parent_digest = get_ref(project.store, branch)
     parent = project.stack(branch)
     replay_tokens = render_replay(project, parent, data, recipe)
-    recipe, origins = _settle(project, data, replay_tokens, recipe, origins)
+    recipe, origins = settle(project, data, replay_tokens, recipe, origins)
     layer = _find_candidate(project, data, name, recipe, parent)
     if layer is None:
         run = _run_folder(project, data, name, recipe, parent)
@@ -114,7 +114,7 @@ def train_layer(
     )
 
 
-def _settle(
+def settle(
     project: Project, data: TrainingData, replay: Sequence[TokenRow], recipe: Recipe, origins: dict[str, str]
 ) -> tuple[Recipe, dict[str, str]]:
     """Return the recipe with its unset values chosen from the data, and the origins with the reasons, and say them."""
