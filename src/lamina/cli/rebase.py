@@ -40,19 +40,22 @@ def run(
         raise UsageError(
             "--revision and --quantise belong to --base", hint="lamina rebase --base MODEL --quantise int8"
         )
+    from lamina.ops import rebase
+
     if order is not None:
-        from lamina.ops.rebase import reorder_branch
         from lamina.stack.store import Store
 
-        _report(reorder_branch(Store.find(Path()), order.split(","), dry_run=dry_run), as_json=json_)
+        store, names = Store.find(Path()), order.split(",")
+        if dry_run:
+            _report_plan(rebase.plan_order(store, names), as_json=json_)
+        else:
+            _report(rebase.reorder_branch(store, names), as_json=json_)
         return
-    from lamina.ops.rebase import carry_out, plan
-
     task = _task(onto, base, revision, quantise.value, data or [])
     if dry_run:
-        _report_plan(plan(task), as_json=json_)
+        _report_plan(rebase.plan(task), as_json=json_)
     else:
-        _report(carry_out(task, accept=accept), as_json=json_)
+        _report(rebase.carry_out(task, accept=accept), as_json=json_)
 
 
 def _task(onto: str | None, base: str | None, revision: str | None, quantise: Any, data: list[Path]) -> Task:

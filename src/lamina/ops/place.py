@@ -20,7 +20,8 @@ __all__ = ["Attempt", "Goal", "Placed", "find_placed", "place", "set_goals", "to
 
 # docs/design/rebase.md says why so much.
 _MARGIN_OF_GAIN = 0.05
-_MARGIN_OF_LOSS = 0.02
+_MOST_OF_LOSS = 0.25
+_LEAST_OF_LOSS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,13 @@ class Goal:
 
     @property
     def margin(self) -> float:
-        """By how much the loss may rise: a twentieth of what the layer gained, or a fiftieth of the loss if larger."""
-        return max(_MARGIN_OF_GAIN * (self.without - self.loss), _MARGIN_OF_LOSS * self.loss)
+        """By how much the loss may rise: a twentieth of what the layer gained, within bounds set by the loss itself.
+
+        No more than a quarter of it, for a skill that is nearly perfect is lost long before a twentieth of the gain
+        is; and no less than half a percent, for a layer that gained next to nothing.
+        """
+        allowed = min(_MARGIN_OF_GAIN * (self.without - self.loss), _MOST_OF_LOSS * self.loss)
+        return max(allowed, _LEAST_OF_LOSS * self.loss)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +123,7 @@ def place(sides: Sides, move: Move, goal: Goal) -> Placed:
     """
     bare, spent = nats_per_byte(sides.use_new().activate(move.new_below), goal.yardstick)
     # A better base may reach the old loss by itself: a layer that makes it worse is not worth its place.
-    most = min(goal.loss + goal.margin, bare * (1 + _MARGIN_OF_LOSS))
+    most = min(goal.loss + goal.margin, bare * (1 + _LEAST_OF_LOSS))
     ways: tuple[tuple[Step, Callable[[], Made | None]], ...] = (
         ("carry", partial(carry, sides, move)),
         ("realign", partial(realign, sides, move, goal.yardstick)),
@@ -158,6 +164,7 @@ def find_placed(project: Project, move: Move) -> Placed | None:
             continue
         if (layer.parent, layer.base.digest, origin.layers, origin.scales) == wanted:
             notes = origin.notes[REBASE_KEY]
+            project.progress.note(f"{layer.name}: placed before by {notes['step']}")
             return Placed(
                 entry=StackEntry(layer=digest, name=layer.name, scale=notes["scale"]),
                 step=notes["step"],

@@ -22,11 +22,11 @@ from lamina.ops.sources import has_sources
 from lamina.ops.toml import replace_table
 from lamina.stack.layers import name_of, read_layer, read_stack, write_stack
 from lamina.stack.lineage import get_head, get_ref, set_ref
-from lamina.stack.manifest import Cost, StackConfig
+from lamina.stack.manifest import Cost, StackConfig, StackEntry
 from lamina.stack.order import mark_moved, reorder
 from lamina.stack.store import Store, disk_errors, write_atomically
 
-__all__ = ["Planned", "Rebased", "Task", "carry_out", "onto", "plan", "reorder_branch", "to_base"]
+__all__ = ["Planned", "Rebased", "Task", "carry_out", "onto", "plan", "plan_order", "reorder_branch", "to_base"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Task:
     Attributes:
         sides: the project on the base that the layers are on, and on the one they go to.
         old: the branch's stack.
-        first: the height of the lowest layer that moves; those above it move too.
+        heights: which of its layers move, lowest first.
         start: what they are put on.
         why: one line for the branch's log.
         paths: files to take recorded data from, besides the project's folder.
@@ -45,20 +45,11 @@ class Task:
 
     sides: Sides
     old: StackConfig
-    first: int
+    heights: tuple[int, ...]
     start: StackConfig
     why: str
     paths: tuple[Path, ...] = ()
     settings: BaseSettings | None = None
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the layers find below them the sum that they leave: the same layers, in whatever order."""
-        before, after = (
-            sorted((entry.layer, entry.scale) for entry in entries)
-            for entries in (self.old.layers[: self.first], self.start.layers)
-        )
-        return self.sides.new is self.sides.old and before == after
 
     def move(self, height: int, new_below: StackConfig) -> Move:
         """Return the layer at ``height`` of the old stack, and what it goes onto."""
@@ -66,6 +57,20 @@ class Task:
         below = self.old.model_copy(update={"layers": self.old.layers[:height]})
         layer = read_layer(self.sides.old.store, entry.layer)
         return Move(entry=entry, layer=layer, old_below=below, new_below=new_below, paths=self.paths)
+
+    def is_exact(self, height: int) -> bool:
+        """Whether algebra keeps what the layer at ``height`` is part of: at it or above, old and new sum are the same.
+
+        Then only the order below has changed, and every layer up to there is carried.
+        """
+        if self.sides.new is not self.sides.old:
+            return False
+        moved = {
+            top: [self.old.layers[at] for at in self.heights if at <= top] for top in self.heights if top >= height
+        }
+        return any(
+            _is_same_sum([*self.start.layers, *below], self.old.layers[: top + 1]) for top, below in moved.items()
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,30 +99,36 @@ class Rebased:
         return total_cost([layer.cost for layer in self.layers])
 
 
-def reorder_branch(store: Store, names: Sequence[str], *, dry_run: bool = False) -> Rebased:
+def reorder_branch(store: Store, names: Sequence[str]) -> Rebased:
     """Move the layers of the current branch to the order of ``names``, bottom first: the sum stays what it is.
-
-    With ``dry_run`` nothing moves; as every layer is only carried, the result is the plan.
 
     Raises:
         UsageError: if ``names`` are not exactly its layers.
         StackError: if a name fits none.
     """
-    branch = get_head(store)
-    held = get_ref(store, branch)
-    if held is None:
-        raise StackError(f"{store.root}: the branch '{branch}' is missing", hint="`lamina fsck` repairs refs")
-    stack = reorder(store, read_stack(store, held), names)
-    digest = stack_digest(stack)
-    if digest != held and not dry_run:
-        write_stack(store, stack)
+    branch, held, stack = _reordered(store, names)
+    digest = write_stack(store, stack)
+    if digest != held:
         set_ref(store, branch, digest, why=f"rebase --order {','.join(names)}", expect=held)
     placed = tuple(Placed(entry=entry, step="carry") for entry in stack.layers)
     return Rebased(branch=branch, stack=digest, layers=placed, moved=True)
 
 
+def plan_order(store: Store, names: Sequence[str]) -> list[Planned]:
+    """Return what ``reorder_branch`` would do.
+
+    Raises:
+        UsageError, StackError: as it does.
+    """
+    _, _, stack = _reordered(store, names)
+    return [
+        Planned(name=entry.name, layer=entry.layer, is_exact=True, measured_on="", steps=("carry",))
+        for entry in stack.layers
+    ]
+
+
 def onto(project: Project, expression: str, paths: Sequence[Path] = ()) -> Task:
-    """Return the task of putting the branch's own layers, those above what both share, onto another stack.
+    """Return the task of putting the branch's own layers, those that the other stack lacks, onto that stack.
 
     Raises:
         UsageError: if the branch has no layers of its own.
@@ -130,17 +141,17 @@ def onto(project: Project, expression: str, paths: Sequence[Path] = ()) -> Task:
             f"the branch on {old.base.name} ({old.base.digest[7:19]})",
             hint="carry the branch to that base first: lamina rebase --base",
         )
-    shared = 0
-    pairs = zip(old.layers, start.layers, strict=False)
-    while (pair := next(pairs, None)) and (pair[0].layer, pair[0].scale) == (pair[1].layer, pair[1].scale):
-        shared += 1
-    if shared == len(old.layers):
+    there = {entry.layer for entry in start.layers}
+    own = tuple(height for height, entry in enumerate(old.layers) if entry.layer not in there)
+    if not own:
         raise UsageError(
             f"every layer of '{project.branch}' is in '{expression}' already",
             hint=f"nothing to rebase; `lamina switch` to {expression}",
         )
     why = f"rebase --onto {expression}"
-    return Task(sides=Sides(project, project), old=old, first=shared, start=start, why=why, paths=tuple(paths))
+    # Whoever names layers one by one puts them where they are on purpose.
+    start = mark_moved(project.store, start)
+    return Task(sides=Sides(project, project), old=old, heights=own, start=start, why=why, paths=tuple(paths))
 
 
 def to_base(project: Project, settings: BaseSettings, paths: Sequence[Path] = ()) -> Task:
@@ -152,39 +163,41 @@ def to_base(project: Project, settings: BaseSettings, paths: Sequence[Path] = ()
     base = resolve_base(settings, project.progress)
     pinned = settings.model_copy(update={"digest": base.pin.digest})
     new = Project(project.store, project.settings.model_copy(update={"base": pinned}), base, project.progress)
-    old = read_stack(project.store, _held(project))
-    start = StackConfig(base=base.pin, layers=())
-    why = f"rebase --base {settings.model}"
+    old = read_stack(project.store, _held(project.store))
+    start, heights = StackConfig(base=base.pin, layers=()), tuple(range(len(old.layers)))
     if old.base.digest == base.pin.digest:
         # Only lamina.toml is behind: a crash between the two, or an undo, left it there.
-        start, first = old, len(old.layers)
-    else:
-        first = 0
-        if old.base.digest != project.base.pin.digest:
-            raise StackError(
-                f"'{project.branch}' is on base {old.base.name} ({old.base.digest[7:19]}), lamina.toml names "
-                f"{project.base.pin.name} ({project.base.pin.digest[7:19]})",
-                hint=f"put lamina.toml right first: lamina rebase --base {old.base.source}",
-            )
-    sides = Sides(project, new)
-    return Task(sides=sides, old=old, first=first, start=start, why=why, paths=tuple(paths), settings=pinned)
+        start, heights = old, ()
+    elif old.base.digest != project.base.pin.digest:
+        raise StackError(
+            f"'{project.branch}' is on base {old.base.name} ({old.base.digest[7:19]}), lamina.toml names "
+            f"{project.base.pin.name} ({project.base.pin.digest[7:19]})",
+            hint=f"put lamina.toml right first: lamina rebase --base {old.base.source}",
+        )
+    return Task(
+        sides=Sides(project, new),
+        old=old,
+        heights=heights,
+        start=start,
+        why=f"rebase --base {settings.model}",
+        paths=tuple(paths),
+        settings=pinned,
+    )
 
 
 def plan(task: Task) -> list[Planned]:
     """Return what ``carry_out`` would do, without training or measuring anything."""
     found = []
-    for height in range(task.first, len(task.old.layers)):
-        move = task.move(height, task.start)
-        yardstick = None if task.is_exact else find_yardstick(task.sides.new.store, move.layer)
-        measured_on = "" if yardstick is None else f"{len(yardstick.rows)} {yardstick.kind}"
-        steps = ("carry",) if task.is_exact else () if yardstick is None else tuple(_steps(task, move))
+    for height in task.heights:
+        move, exact = task.move(height, task.start), task.is_exact(height)
+        yardstick = None if exact else find_yardstick(task.sides.new.store, move.layer)
         found.append(
             Planned(
                 name=move.entry.name,
                 layer=move.entry.layer,
-                is_exact=task.is_exact,
-                measured_on=measured_on,
-                steps=steps,
+                is_exact=exact,
+                measured_on="" if yardstick is None else f"{len(yardstick.rows)} {yardstick.kind}",
+                steps=("carry",) if exact else () if yardstick is None else tuple(_steps(task, move)),
             )
         )
     return found
@@ -201,17 +214,14 @@ def carry_out(task: Task, *, accept: bool = False) -> Rebased:
         StackError: if a layer's rows are not here to measure it by, training diverges, or the branch moved meanwhile.
         KeyboardInterrupt: on Ctrl-C; the same command goes on from there.
     """
-    project, expect = task.sides.new, _held(task.sides.old)
+    project, expect = task.sides.new, _held(task.sides.new.store)
     text = _settings_text(task)
-    yardsticks = {} if task.is_exact else _yardsticks(task)
+    yardsticks = _yardsticks(task)
     goals: dict[int, Goal] = {}
     stack, placed = task.start, list[Placed]()
-    for height in range(task.first, len(task.old.layers)):
+    for height in task.heights:
         move = task.move(height, stack)
-        if task.is_exact:
-            found: Placed | None = Placed(entry=move.entry, step="carry")
-        elif (found := find_placed(project, move)) is not None:
-            project.progress.note(f"{move.entry.name}: placed before by {found.step}")
+        found = Placed(entry=move.entry, step="carry") if height not in yardsticks else find_placed(project, move)
         if found is None:
             if height not in goals:
                 goals = set_goals(task.sides, task.old, {at: yardsticks[at] for at in yardsticks if at >= height})
@@ -231,11 +241,17 @@ def carry_out(task: Task, *, accept: bool = False) -> Rebased:
     return Rebased(branch=project.branch, stack=digest, layers=tuple(placed), moved=True)
 
 
-def _held(project: Project) -> str:
-    held = get_ref(project.store, project.branch)
+def _held(store: Store) -> str:
+    branch = get_head(store)
+    held = get_ref(store, branch)
     if held is None:
-        raise StackError(f"{project.store.root}: the branch '{project.branch}' is missing", hint="`lamina fsck`")
+        raise StackError(f"{store.root}: the branch '{branch}' is missing", hint="`lamina fsck` repairs refs")
     return held
+
+
+def _reordered(store: Store, names: Sequence[str]) -> tuple[str, str, StackConfig]:
+    held = _held(store)
+    return get_head(store), held, reorder(store, read_stack(store, held), names)
 
 
 def _settings_text(task: Task) -> str | None:
@@ -247,8 +263,9 @@ def _settings_text(task: Task) -> str | None:
 
 
 def _yardsticks(task: Task) -> dict[int, Yardstick]:
+    """Return what the layers are measured by whose place algebra does not settle."""
     found, missing = {}, []
-    for height in range(task.first, len(task.old.layers)):
+    for height in (height for height in task.heights if not task.is_exact(height)):
         layer = read_layer(task.sides.old.store, task.old.layers[height].layer)
         yardstick = find_yardstick(task.sides.old.store, layer)
         if yardstick is None:
@@ -262,6 +279,11 @@ def _yardsticks(task: Task) -> dict[int, Yardstick]:
             hint="pull the stack from where it was pushed --with-data, or drop the layer and train it anew",
         )
     return found
+
+
+def _is_same_sum(first: Sequence[StackEntry], second: Sequence[StackEntry]) -> bool:
+    one, other = (sorted((entry.layer, entry.scale) for entry in entries) for entries in (first, second))
+    return one == other
 
 
 def _steps(task: Task, move: Move) -> list[str]:
