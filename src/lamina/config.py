@@ -17,8 +17,10 @@ from lamina.errors import UsageError
 
 __all__ = [
     "CONFIG_NAME",
+    "NO_ADDITIONS",
     "SCORERS",
     "BaseSettings",
+    "CostSettings",
     "Quantisation",
     "Recipe",
     "Settings",
@@ -30,7 +32,14 @@ __all__ = [
 CONFIG_NAME = "lamina.toml"
 SCORERS = ("call", "choice", "contains", "exact", "likelihood", "number")
 # Methods that rescale the base or start from a changed one.
-_NO_ADDITIONS = {"dora": "DoRA", "pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "loftq": "LoftQ"}
+NO_ADDITIONS = {
+    "dora": "DoRA",
+    "pissa": "PiSSA",
+    "olora": "OLoRA",
+    "corda": "CorDA",
+    "loftq": "LoftQ",
+    "lora_ga": "LoRA-GA",
+}
 Quantisation = Literal["none", "int8", "nf4"]
 M = TypeVar("M", bound=BaseModel)
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -86,6 +95,17 @@ class SuiteSettings(BaseModel):
     limit: int | None = Field(None, ge=1, description="score only the first so many items")
 
 
+class CostSettings(BaseModel):
+    """What a second of this machine is taken to cost, for the estimates of ``lamina log``."""
+
+    model_config = _STRICT
+
+    watts: float = Field(45.0, ge=0, description="power drawn while training; a laptop's processor under load")
+    price_kwh: float = Field(0.25, ge=0, description="price of a kilowatt-hour")
+    price_hour: float = Field(0.0, ge=0, description="rent of the machine for an hour")
+    currency: str = Field("$", max_length=3, description="sign or code put before prices")
+
+
 class Settings(BaseModel):
     """The whole of ``lamina.toml``."""
 
@@ -93,8 +113,10 @@ class Settings(BaseModel):
 
     base: BaseSettings = BaseSettings()
     train: Recipe = Recipe()
+    cost: CostSettings = CostSettings()
     suites: dict[str, SuiteSettings] = Field(default_factory=dict)
     margin: float = Field(0.02, gt=0, lt=1, description="gate: the loss on a guard suite that must be ruled out")
+    licence: str | None = Field(None, min_length=1, description="licence of the layers trained here, as `apache-2.0`")
 
 
 def load_settings(path: Path) -> Settings:
@@ -151,7 +173,7 @@ def _refused_method(location: list[str], value: object) -> str | None:
     if location[0] != "train":
         return None
     words = f"{location[-1]} {value}".lower()
-    return next((title for method, title in _NO_ADDITIONS.items() if method in words), None)
+    return next((title for method, title in NO_ADDITIONS.items() if method in words), None)
 
 
 def _known_keys(model: type[BaseModel], path: list[str]) -> list[str]:

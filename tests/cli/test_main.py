@@ -32,7 +32,24 @@ def test_every_verb_has_help_and_json(verb: str, cli: Callable[..., Any]) -> Non
     assert "--json" in said.out
 
 
-@pytest.mark.parametrize("line", [["--help"], *([name, "--help"] for name, _ in VERBS), ["log"]])
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["--help"],
+        *([name, "--help"] for name, _ in VERBS),
+        ["log"],
+        ["show", "x"],
+        ["drop", "x"],
+        ["reorder", "x"],
+        ["scale", "x", "2"],
+        ["tag"],
+        ["switch", "x"],
+        ["undo"],
+        ["branch"],
+        ["gc"],
+        ["fsck"],
+    ],
+)
 def test_help_and_log_never_import_torch(line: list[str], tmp_path: Path) -> None:
     code = (
         "import sys\nfrom lamina.cli.main import run_command\nrun_command(sys.argv[1:])\n"

@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from lamina.config import BaseSettings
 from lamina.data.read import read_rows
 from lamina.data.render import Renderer
+from lamina.infer.generate import greedy_answers
 from lamina.ops import carry as carry_module
+from lamina.ops import place as place_module
 from lamina.ops import rebase as rebase_module
 from lamina.ops.measure import find_yardstick, nats_per_byte
 from lamina.ops.project import Project, open_project
@@ -27,11 +29,11 @@ from lamina.stack.lineage import get_ref, history, list_refs
 from lamina.stack.store import Store
 from lamina.train.passes import mean_loss
 
-TRAIN = ("--rank", "4", "--learning-rate", "0.02", "--epochs", "4")
+TRAIN = ("--rank", "8", "--learning-rate", "0.01", "--epochs", "8")
 
 
 def write_rows(path: str, count: int, word: str) -> None:
-    rows = [{"prompt": f"what is {word} {number}?", "completion": f"{word} {number % 7}"} for number in range(count)]
+    rows = [{"prompt": f"what is {word} {number}?", "completion": f"{word} {number % 3}"} for number in range(count)]
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -168,23 +170,26 @@ def test_a_barely_newer_base_takes_the_layers_as_they_are(
 
 
 def test_a_newer_base_that_needs_it_gets_a_realigned_layer(
-    project: Path, cli: Callable[..., Any], perturb: Callable[[float], Path]
+    two: Path, cli: Callable[..., Any], perturb: Callable[[float], Path]
 ) -> None:
-    train(cli, "fox", count=160)
-    moved = cli("rebase", "--base", str(perturb(0.6)), "--accept", "--json")
+    moved = cli("rebase", "--base", str(perturb(1.0)), "--json")
     assert moved.code == 0, moved.err
-    (fox,) = moved.json["layers"]
-    steps = [attempt["step"] for attempt in fox["tried"]]
-    assert steps[:2] == ["carry", "realign"]
-    carried, realigned = fox["tried"][0]["loss"], fox["tried"][1]["loss"]
-    assert realigned < carried
-    assert fox["tried"][0]["loss"] > fox["most"]
-    assert fox["step"] == min(fox["tried"], key=lambda attempt: attempt["loss"])["step"]
-    layer = read_layer(Store.find(project), fox["layer"])
-    assert layer.cost.trained_tokens == sum(attempt["cost"]["trained_tokens"] for attempt in fox["tried"]) > 0
-    assert layer.cost.tokens > sum(attempt["cost"]["tokens"] for attempt in fox["tried"])
+    dog = moved.json["layers"][1]
+    carried, realigned = dog["tried"]
+    assert (carried["step"], realigned["step"], dog["step"]) == ("carry", "realign", "realign")
+    assert realigned["loss"] <= dog["most"] < carried["loss"]
+    # Fox lies below: what the old stack answers to its prompts is rehearsed.
+    assert realigned["rows"] == "48 sampled rows and 16 answers of the old stack"
+    store = Store.find(two)
+    layer, old = read_layer(store, dog["layer"]), next(layer for _, layer in list_layers(store) if layer.name == "dog")
     assert layer.origin is not None
-    assert layer.origin.method == fox["step"]
+    assert layer.origin.method == "realign"
+    assert 0 < realigned["cost"]["steps"] == layer.cost.steps < old.cost.steps / 2
+    assert layer.cost.tokens > carried["cost"]["tokens"] + realigned["cost"]["tokens"]
+    assert layer.heldout_loss_after is not None
+    assert layer.weights != old.weights
+    assert layer.recipe == old.recipe
+    assert layer.rows == old.rows
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gpt2"])
@@ -211,10 +216,8 @@ def test_another_family_is_trained_again(
 def test_a_refused_layer_leaves_everything_where_it_was(
     two: Path, cli: Callable[..., Any], base_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lamina.ops import place
-
-    monkeypatch.setattr(place, "_MARGIN_OF_LOSS", -0.9)
-    monkeypatch.setattr(place, "_MARGIN_OF_GAIN", -0.9)
+    monkeypatch.setattr(place_module, "_LEAST_OF_LOSS", -0.9)
+    monkeypatch.setattr(place_module, "_MARGIN_OF_GAIN", -9.0)
     refs, text = list_refs(Store.find(two)), Path("lamina.toml").read_text()
     refused = cli("rebase", "--base", str(base_folders["gpt2"]), "--json")
     assert (refused.code, refused.json["moved"], len(refused.json["layers"])) == (1, False, 1)
@@ -313,25 +316,17 @@ def test_nats_per_byte_is_the_loss_over_the_text(two: Path, cli: Callable[..., A
     assert cost.tokens == sum(len(row.ids) for row in rows)
 
 
-def test_realigning_rehearses_what_the_old_stack_answers(
-    two: Path, cli: Callable[..., Any], perturb: Callable[[float], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[int, int]] = []
-    plain = carry_module._distil
-
-    def spy(*arguments: Any) -> Any:
-        rows, tokens = plain(*arguments)
-        seen.append((len(rows), tokens))
-        known = {turn.content for row in read_rows(two / "fox.jsonl").rows for turn in row.messages[:1]}
-        assert all(row.messages[0].content in known for row in rows)
-        return rows, tokens
-
-    monkeypatch.setattr(carry_module, "_distil", spy)
-    moved = cli("rebase", "--base", str(perturb(0.6)), "--accept", "--json")
-    assert moved.code == 0, moved.err
-    assert seen[0] == (0, 0)  # nothing lies below the first
-    rows, tokens = seen[1]
-    assert rows > 0
-    assert tokens > rows
-    realigned = next(attempt for attempt in moved.json["layers"][1]["tried"] if attempt["step"] == "realign")
-    assert f"{rows} answers of the old stack" in realigned["rows"]
+def test_the_old_stack_answers_for_itself(two: Path, perturb: Callable[[float], Path]) -> None:
+    project = open_project(two, Quiet())
+    task = rebase_module.to_base(project, BaseSettings(model=str(perturb(1.0))))
+    move = task.move(1, task.start)
+    rows, tokens = carry_module._distil(task.sides, move, 6)
+    base = project.activate(project.stack())
+    renderer = Renderer(base.tokenizer, base.template)
+    known = {row.messages[0].content for row in read_rows(two / "fox.jsonl").rows}
+    assert 0 < len(rows) <= 6
+    for row in rows:
+        (ids,) = greedy_answers(base, [renderer.prompt(row.messages[:-1])], max_tokens=256)
+        assert row.messages[-1].content == renderer.text(ids).strip()
+        assert row.messages[0].content in known
+    assert tokens > len(rows)

@@ -13,7 +13,7 @@ import pytest
 
 from lamina.lora.adapter import load_adapter, scale_of
 from lamina.ops import train as train_module
-from lamina.ops.train import TrainResult
+from lamina.ops.admit import Admission
 from lamina.records import Quiet
 from lamina.stack.lineage import history
 from lamina.stack.store import Store
@@ -212,7 +212,7 @@ class Interrupting(Quiet):
         return watch()
 
 
-def train_with(project: Path, progress: Quiet, **settings: Any) -> TrainResult:
+def train_with(project: Path, progress: Quiet, **settings: Any) -> Admission:
     from lamina.config import Recipe
     from lamina.ops.project import open_project
     from lamina.ops.rows import prepare_rows, read_files

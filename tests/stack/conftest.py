@@ -45,18 +45,20 @@ def bare(pin: BasePin) -> StackConfig:
 def bake(store: Store, bare: StackConfig) -> Bake:
     """Return a function that writes a layer called ``name``, trained on ``parent`` (the bare base if not told)."""
 
-    def make(name: str, parent: StackConfig = bare, created: str = "2026-01-01T00:00:00+00:00") -> str:
+    def make(
+        name: str, parent: StackConfig = bare, created: str = "2026-01-01T00:00:00+00:00", into: Store = store
+    ) -> str:
         config = LayerConfig(
             name=name,
             base=parent.base,
             parent=stack_digest(parent),
-            weights=store.put_bytes(f"weights of {name} {created}".encode(), "w").digest,
+            weights=into.put_bytes(f"weights of {name} {created}".encode(), "w").digest,
             rank=4,
             modules=("model.layers.0.mlp.up_proj",),
             recipe={"rank": 4, "rate": 1e-3},
             recipe_origins={"rank": "default"},
             data=(DataSource(file="a.jsonl", digest=_digest("a"), rows=2),),
-            rows=store.put_bytes(b"00\n11\n", "r").digest,
+            rows=into.put_bytes(b"00\n11\n", "r").digest,
             replay=None,
             heldout=None,
             cost=Cost(tokens=10, trained_tokens=7, seconds=0.5, steps=2),
@@ -66,6 +68,6 @@ def bake(store: Store, bare: StackConfig) -> Bake:
             versions={"lamina": "0.1.0"},
             created=created,
         )
-        return write_layer(store, config)
+        return write_layer(into, config)
 
     return make

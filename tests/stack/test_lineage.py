@@ -8,8 +8,19 @@ import pytest
 
 from lamina.errors import StackError, UsageError
 from lamina.stack import resolve as resolve_module
-from lamina.stack.layers import stack_digest, write_stack
-from lamina.stack.lineage import get_ref, history, list_refs, set_ref
+from lamina.stack.layers import list_stacks, stack_digest, write_stack
+from lamina.stack.lineage import (
+    delete_ref,
+    get_current,
+    get_head,
+    get_ref,
+    history,
+    list_refs,
+    list_tags,
+    set_head,
+    set_ref,
+    undone_to,
+)
 from lamina.stack.manifest import BasePin, StackConfig
 from lamina.stack.order import add_layer
 from lamina.stack.resolve import resolve
@@ -179,3 +190,59 @@ def test_a_shared_layer_name_means_the_one_in_main_else_the_newest(store, bare, 
     assert resolve(store, "base+twin", pin).layers[0].layer == new
     set_ref(store, "main", write_stack(store, add_layer(store, bare, old)), why="old")
     assert resolve(store, "base+twin", pin).layers[0].layer == old
+
+
+def test_undo_goes_back_step_by_step_and_forward_again(store: Store, grown) -> None:
+    bare, on_a, on_b = map(stack_digest, grown)
+
+    def undo() -> str | None:
+        move = undone_to(history(store, "main"))
+        if move is not None:
+            set_ref(store, "main", move.old, why=f"undo {move.why}", undo=True)
+        return move and move.why
+
+    assert undo() == "2 layers"
+    assert get_ref(store, "main") == on_a
+    assert undo() == "1 layers"
+    assert undo() is None  # its birth cannot be undone
+    assert get_ref(store, "main") == bare
+    set_ref(store, "main", on_b, why="again")
+    assert undo() == "again"
+    assert get_ref(store, "main") == bare
+
+
+def test_a_tag_stays_where_it_is(store: Store, grown) -> None:
+    bare, on_a, on_b = map(stack_digest, grown)
+    set_ref(store, "v1", on_a, why="tag", expect=None, tag=True)
+    with pytest.raises(StackError, match="'v1' is a tag, and tags do not move") as caught:
+        set_ref(store, "v1", on_b, why="move")
+    assert "lamina tag --delete v1" in caught.value.hint
+    assert (list_tags(store), list_refs(store)) == ({"v1"}, {"main": on_b, "v1": on_a})
+    with pytest.raises(StackError, match="'v1' is a tag"):
+        set_head(store, "v1")
+    set_ref(store, "main", on_a, why="same stack")
+    set_ref(store, "main", bare, why="and away")
+    assert (list_tags(store), get_ref(store, "v1")) == ({"v1"}, on_a)
+
+
+def test_the_current_branch_is_main_until_switched(store: Store, grown) -> None:
+    assert get_head(store) == "main"
+    with pytest.raises(StackError, match="no ref 'tyr'") as caught:
+        set_head(store, "tyr")
+    assert caught.value.hint == "refs here: main"
+    set_ref(store, "try", stack_digest(grown[1]), why="branch")
+    set_head(store, "try")
+    assert get_current(store) == ("try", stack_digest(grown[1]))
+    with pytest.raises(StackError, match="'try' is the current branch"):
+        delete_ref(store, "try")
+
+
+def test_a_deleted_ref_leaves_its_stack(store: Store, grown) -> None:
+    on_a = stack_digest(grown[1])
+    set_ref(store, "try", on_a, why="branch", expect=None)
+    assert delete_ref(store, "try") == on_a
+    assert list_refs(store) == {"main": stack_digest(grown[2])}
+    assert on_a in list_stacks(store)
+    assert history(store, "try") == []
+    with pytest.raises(StackError, match="no ref 'try'"):
+        delete_ref(store, "try")

@@ -3,70 +3,121 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lamina.cli.output import emit_json, show
+from lamina.cli.output import emit_json, print_columns, print_line
 
 if TYPE_CHECKING:
-    from lamina.records import Score
-    from lamina.stack.manifest import LayerConfig
+    from collections.abc import Sequence
+
+    from lamina.ops.lineage import LogRow, Spent
+
+_HEAD = ["layer", "digest", "tokens", "time", "Wh", "cost", "effect"]
+_ALIGN = "llrrrr"
 
 
 def run(
-    stack: Annotated[str | None, typer.Argument(help="ref, digest or base+layer+layer; else the branch")] = None,
+    stack: Annotated[
+        str | None, typer.Argument(help="ref, digest or base+layer+layer; else the current branch")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="the stacks of all branches and tags, as a tree")] = False,
+    moves: Annotated[bool, typer.Option("--moves", help="how the branch came here, newest first")] = False,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON line")] = False,
 ) -> None:
     """List the layers of a stack, top first, with what they cost and did."""
-    from lamina.ops.lineage import read_lineage
+    if every:
+        _show_tree(as_json=json_)
+        return
+    from lamina.ops.lineage import name_refs, read_lineage
 
     lineage = read_lineage(Path(), stack)
     if json_:
         emit_json(
             {
                 "base": lineage.stack.base.model_dump(),
-                "layers": [
-                    {
-                        "name": entry.name,
-                        "digest": entry.layer,
-                        "scale": entry.scale,
-                        "parent": layer.parent,
-                        "created": layer.created,
-                        "cost": layer.cost.model_dump(),
-                        "heldout_loss": [layer.heldout_loss_before, layer.heldout_loss_after],
-                        "effect": {name: [before.mean, after.mean] for name, (before, after) in effect.items()},
-                    }
-                    for (entry, layer), effect in zip(lineage.layers, lineage.effects, strict=True)
-                ],
+                "layers": [_as_dict(row) for row in lineage.rows],
+                "branch": lineage.branch,
                 "refs": lineage.refs,
+                "tags": sorted(lineage.tags),
                 "moves": [{"new": move.new, "when": move.when, "why": move.why} for move in lineage.moves],
             }
         )
         return
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("layer", "digest", "created", "tokens", "time"):
-        table.add_column(column, justify="right" if column in ("tokens", "time") else "left", no_wrap=True)
-    table.add_column("effect")
-    for (entry, layer), effect in zip(reversed(lineage.layers), reversed(lineage.effects), strict=True):
-        name = entry.name if entry.scale == 1.0 else f"{entry.name}:{entry.scale:g}"
-        cost = (f"{layer.cost.tokens:,}", f"{layer.cost.seconds:.0f}s")
-        table.add_row(name, entry.layer[7:15], layer.created[:10], *cost, _describe(layer, effect))
+    if moves:
+        for number, move in enumerate(lineage.moves):
+            print_line(f"~{number}  {move.new[7:15]}  {move.when[:16].replace('T', ' ')}  {move.why}")
+        return
     base = lineage.stack.base
-    table.add_row(f"{base.name}", base.digest[7:15], "(base)")
-    show(table)
+    foot = [" ".join(["○", base.name, *name_refs(lineage.base_refs)]), base.digest[7:15], "", "", "", "", "(base)"]
+    rows = [_HEAD, *(_cells(row, lineage.currency) for row in reversed(lineage.rows)), foot]
+    if len(lineage.rows) > 1:
+        total = lineage.rows[0].spent
+        for row in lineage.rows[1:]:
+            total += row.spent
+        rows.append(["  total", "", *_spent(total, lineage.currency), ""])
+    print_columns(rows, _ALIGN)
 
 
-def _describe(layer: LayerConfig, effect: dict[str, tuple[Score, Score]]) -> str:
-    """Return the change of the held-out loss, and of every suite that moved beyond its interval."""
-    parts = []
+def _show_tree(*, as_json: bool) -> None:
+    from lamina.ops.lineage import LogRow, read_tree
+
+    tree = read_tree(Path())
+    if as_json:
+        rows = [_as_dict(line) for line in tree.lines if isinstance(line, LogRow)]
+        candidates = [{"name": layer.name, "digest": digest} for digest, layer in tree.candidates]
+        emit_json({"layers": rows, "candidates": candidates})
+        return
+    lines = [[line, *[""] * 6] if isinstance(line, str) else _cells(line, tree.currency) for line in tree.lines]
+    print_columns([_HEAD, *lines], _ALIGN)
+    if tree.candidates:
+        listed = ", ".join(f"{layer.name} ({digest[7:15]})" for digest, layer in tree.candidates)
+        print_line(f"in no branch or tag: {listed}")
+
+
+def _cells(row: LogRow, currency: str) -> list[str]:
+    from lamina.ops.lineage import name_refs
+    from lamina.stack.layers import term_of
+
+    name = [row.graph, term_of(row.entry.name, row.entry.scale), *name_refs(row.refs)]
+    return [" ".join(name), row.entry.layer[7:15], *_spent(row.spent, currency), _describe(row)]
+
+
+def _spent(spent: Spent, currency: str) -> Sequence[str]:
+    money = f"{spent.money:.2f}" if spent.money >= 0.1 else f"{spent.money:.4f}"
+    return f"{spent.tokens:,}", f"{spent.seconds:.0f}s", f"{spent.watt_hours:.1f}", f"{currency}{money}"
+
+
+def _describe(row: LogRow) -> str:
+    """Return where the layer comes from, the change of the held-out loss, and each suite beyond its interval."""
+    layer, parts = row.layer, []
+    if row.parent is not None:
+        parts.append(f"moved: trained on {row.parent}")
+    if layer.origin is not None:
+        parts.append(layer.origin.method)
     if layer.heldout_loss_before is not None and layer.heldout_loss_after is not None:
         parts.append(f"loss {layer.heldout_loss_before:.2f}→{layer.heldout_loss_after:.2f}")
-    for suite, (before, after) in effect.items():
-        if after.moved_from(before):
-            parts.append(f"{suite} {(after.mean - before.mean) * 100:+.0f}")
-    if effect and len(parts) == (layer.heldout_loss_after is not None):
-        parts.append("no score moved")
-    return ", ".join(parts)
+    told = [
+        f"{suite} {(after.mean - before.mean) * 100:+.0f}"
+        for suite, (before, after) in row.effect.items()
+        if after.moved_from(before)
+    ]
+    return ", ".join([*parts, *(told or (["no score moved"] if row.effect else []))])
+
+
+def _as_dict(row: LogRow) -> dict[str, Any]:
+    return {
+        "name": row.entry.name,
+        "digest": row.entry.layer,
+        "scale": row.entry.scale,
+        "parent": row.layer.parent,
+        "moved": row.entry.moved,
+        "origin": None if row.layer.origin is None else row.layer.origin.model_dump(),
+        "created": row.layer.created,
+        "cost": row.layer.cost.model_dump()
+        | {"watt_hours_estimate": row.spent.watt_hours, "money_estimate": row.spent.money},
+        "heldout_loss": [row.layer.heldout_loss_before, row.layer.heldout_loss_after],
+        "effect": {name: [before.mean, after.mean] for name, (before, after) in row.effect.items()},
+        "refs": list(row.refs),
+    }

@@ -20,17 +20,30 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("init", "start a project here: lamina.toml and .lamina/"),
     ("train", "train a new layer on your files, on top of the stack"),
     ("update", "a file has grown: train its new rows, with replay"),
+    ("import", "put a PEFT LoRA from elsewhere on top of the stack"),
     ("log", "the layers of a stack with their cost and effect"),
-    ("show", "everything about one layer"),
+    ("show", "everything about one layer, or a stack"),
     ("blame", "which layer changed an answer"),
     ("reproduce", "train a layer again from its record and compare the bits"),
+    ("drop", "take a layer out of the stack"),
+    ("reorder", "put the layers into another order"),
+    ("scale", "weigh a layer"),
     ("rebase", "carry layers to another order, stack or base"),
+    ("undo", "take back the last change"),
+    ("branch", "list, make or delete branches"),
+    ("switch", "go to another branch"),
+    ("tag", "name a stack for good"),
     ("eval", "score every prefix of the stack on every suite"),
     ("chart", "draw the scores: PNG, SVG and one HTML report"),
     ("chat", "talk to a stack in the terminal"),
     ("data", "look at a file as the model will see it"),
+    ("fsck", "check every digest, mend refs and index"),
+    ("gc", "remove what no branch or tag reaches"),
     ("doctor", "what this machine can do, measured"),
 )
+
+# Verbs that Python keeps for itself.
+_MODULES = {"eval": "evaluate", "import": "import_"}
 
 
 def main() -> None:
@@ -75,7 +88,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         raise UsageError(f"no command '{verb}'", hint=f"lamina {near[0]}" if near else "lamina --help")
     import typer
 
-    module = importlib.import_module(f"lamina.cli.{'evaluate' if verb == 'eval' else verb}")
+    module = importlib.import_module(f"lamina.cli.{_MODULES.get(verb, verb)}")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(name=verb)(module.run)
     try:

@@ -9,7 +9,7 @@ import typer
 from lamina.cli.output import emit_json, say
 
 if TYPE_CHECKING:
-    from lamina.ops.train import TrainResult
+    from lamina.ops.admit import Admission
 
 Rank = Annotated[int | None, typer.Option(help="LoRA rank; else from the data")]
 LearningRate = Annotated[
@@ -30,8 +30,8 @@ def given(flags: dict[str, Any]) -> dict[str, Any]:
     return {name: flags[name] for name in names}
 
 
-def report(result: TrainResult, *, as_json: bool) -> None:
-    """Say what a training run gave; exit with 1 if the gate kept the layer out."""
+def report(result: Admission, *, as_json: bool) -> None:
+    """Say what became of a new layer; exit with 1 if the gate kept the layer out."""
     config = result.config
     if as_json:
         emit_json(
@@ -61,7 +61,7 @@ def report(result: TrainResult, *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _describe(result: TrainResult) -> None:
+def _describe(result: Admission) -> None:
     config = result.config
     if config.heldout_loss_before is not None and config.heldout_loss_after is not None:
         say(f"held-out loss {config.heldout_loss_before:.3f} -> {config.heldout_loss_after:.3f} nats per token")
@@ -75,5 +75,5 @@ def _describe(result: TrainResult) -> None:
     else:
         say(
             f"refused: layer {result.name} ({result.layer[7:19]}) is kept as a candidate and not in {result.branch}; "
-            "train it differently, or run again with --accept"
+            "run again with --accept to let it in all the same"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,21 +14,22 @@ if TYPE_CHECKING:
 
 
 def run(
-    layer: Annotated[str, typer.Argument(help="a layer's name or digest")],
+    name: Annotated[str, typer.Argument(help="a layer's name or digest, or a stack")],
     json_: Annotated[bool, typer.Option("--json", help="print one JSON line")] = False,
 ) -> None:
-    """Show everything that is recorded about one layer."""
-    from lamina.ops.lineage import read_one_layer
+    """Show everything that is recorded about one layer or stack."""
+    from lamina.ops.lineage import read_named
+    from lamina.stack.manifest import StackConfig
 
-    digest, config = read_one_layer(Path(), layer)
+    digest, config = read_named(Path(), name)
     record = {"digest": digest, **config.model_dump(mode="json")}
     if json_:
         emit_json(record)
         return
-    record["modules"] = f"{len(config.modules)} linear maps"
-    record["data"] = {file.file: f"{file.rows} rows, {file.digest}" for file in config.data}
-    record["recipe"] = {key: f"{value}{_origin(config, key)}" for key, value in config.recipe.items()}
-    del record["recipe_origins"]
+    if isinstance(config, StackConfig):
+        record["layers"] = {entry.name: f"{entry.layer}, scale {entry.scale:g}" for entry in config.layers}
+    else:
+        _shorten(record, config)
     for key, value in record.items():
         if isinstance(value, dict):
             print_line(f"{key}:")
@@ -36,6 +37,13 @@ def run(
                 print_line(f"  {inner}: {item}")
         else:
             print_line(f"{key}: {'none' if value is None else value}")
+
+
+def _shorten(record: dict[str, Any], config: LayerConfig) -> None:
+    record["modules"] = f"{len(config.modules)} linear maps"
+    record["data"] = {file.file: f"{file.rows} rows, {file.digest}" for file in config.data}
+    record["recipe"] = {key: f"{value}{_origin(config, key)}" for key, value in config.recipe.items()}
+    del record["recipe_origins"]
 
 
 def _origin(config: LayerConfig, key: str) -> str:

@@ -21,18 +21,20 @@ from lamina.errors import StackError
 from lamina.stack.store import write_atomically
 
 __all__ = [
+    "PREFIX",
     "Adapter",
     "Factors",
     "check_values",
     "combine",
     "load_adapter",
+    "read_tensors",
     "rescale",
     "save_adapter",
     "scale_of",
     "split",
 ]
 
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _LARGEST = 1e4
 
 
@@ -109,8 +111,8 @@ def save_adapter(adapter: Adapter, path: Path) -> None:
     """
     tensors: dict[str, Tensor] = {}
     for name, factors in adapter.items():
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = factors.A.detach().float().cpu().contiguous()
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = factors.B.detach().float().cpu().contiguous()
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = factors.A.detach().float().cpu().contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = factors.B.detach().float().cpu().contiguous()
     write_atomically(path, save(tensors, metadata={"format": "pt"}))
 
 
@@ -128,6 +130,19 @@ def check_values(path: Path, key: str, values: Tensor) -> None:
         )
 
 
+def read_tensors(path: Path, *, hint: str) -> dict[str, Tensor]:
+    """Return every tensor of a safetensors file by key.
+
+    Raises:
+        StackError: with ``hint``, if it cannot be read as one.
+    """
+    try:
+        with safe_open(path, framework="pt") as weights:
+            return {key: weights.get_tensor(key) for key in weights.keys()}  # noqa: SIM118  (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise StackError(f"{path}: not a layer's weights: {error}", hint=hint) from error
+
+
 def load_adapter(path: Path) -> dict[str, Factors]:
     """Return the adapter in a safetensors file that ``save_adapter`` wrote.
 
@@ -135,20 +150,15 @@ def load_adapter(path: Path) -> dict[str, Factors]:
         StackError: if the file is damaged, has keys that are not pairs of LoRA factors, or values that no training
             gives: not finite, or larger than 10,000.
     """
-    tensors: dict[str, Tensor] = {}
-    try:
-        with safe_open(path, framework="pt") as weights:
-            for key in weights.keys():  # noqa: SIM118  (not a dict)
-                tensors[key] = weights.get_tensor(key)
-                check_values(path, key, tensors[key])
-    except (OSError, SafetensorError) as error:
-        raise StackError(f"{path}: not a layer's weights: {error}", hint="pull or train the layer again") from error
+    tensors = read_tensors(path, hint="pull or train the layer again")
+    for key, values in tensors.items():
+        check_values(path, key, values)
     adapter: dict[str, Factors] = {}
     for key in [key for key in tensors if key.endswith(".lora_A.weight")]:
         stem = key.removesuffix(".lora_A.weight")
         partner = tensors.pop(f"{stem}.lora_B.weight", None)
         if partner is not None:
-            adapter[stem.removeprefix(_PREFIX)] = Factors(tensors.pop(key), partner)
+            adapter[stem.removeprefix(PREFIX)] = Factors(tensors.pop(key), partner)
     if tensors or not adapter:
         raise StackError(f"{path}: keys that are not pairs of LoRA factors: {', '.join(sorted(tensors)[:3]) or 'none'}")
     return adapter

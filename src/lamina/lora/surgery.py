@@ -25,7 +25,17 @@ from lamina.lora.adapter import Adapter, Factors, combine
 from lamina.lora.linear import LoRALinear
 from lamina.lora.quantised import QuantisedLinear
 
-__all__ = ["attach", "detach", "fits", "fresh_adapter", "linear_paths", "quantise_linears", "set_trained"]
+__all__ = [
+    "attach",
+    "detach",
+    "fits",
+    "fresh_adapter",
+    "linear_paths",
+    "linear_shapes",
+    "quantise_linears",
+    "set_trained",
+    "transposed_paths",
+]
 
 
 def linear_paths(model: PreTrainedModel) -> list[str]:
@@ -37,6 +47,18 @@ def linear_paths(model: PreTrainedModel) -> list[str]:
     head = model.get_output_embeddings()
     kinds = (nn.Linear, Conv1D, LoRALinear, QuantisedLinear)
     return [path for path, module in model.named_modules() if isinstance(module, kinds) and module is not head]
+
+
+def linear_shapes(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
+    """Return (d_out, d_in) of every linear map but the output head, by path."""
+    return {path: _shape_of(model.get_submodule(path)) for path in linear_paths(model)}
+
+
+def transposed_paths(model: PreTrainedModel) -> list[str]:
+    """Return the paths of the linear maps whose weights the base stores as (d_in, d_out), as GPT-2 does."""
+    modules = [(path, model.get_submodule(path)) for path in linear_paths(model)]
+    originals = [(path, module.original if isinstance(module, LoRALinear) else module) for path, module in modules]
+    return [path for path, module in originals if isinstance(module, Conv1D)]
 
 
 def attach(model: nn.Module, adapters: Sequence[Adapter], scales: Sequence[float] | None = None) -> None:
@@ -57,7 +79,7 @@ def attach(model: nn.Module, adapters: Sequence[Adapter], scales: Sequence[float
 
 def fits(model: PreTrainedModel, adapter: Adapter) -> bool:
     """Return whether ``model`` has every linear map that ``adapter`` adapts, of the same widths."""
-    shapes = {path: _shape_of(model.get_submodule(path)) for path in linear_paths(model)}
+    shapes = linear_shapes(model)
     return all(shapes.get(path) == (factors.B.shape[0], factors.A.shape[1]) for path, factors in adapter.items())
 
 

@@ -39,7 +39,7 @@ from lamina.records import Progress, TokenRow
 from lamina.refs import Digest
 from lamina.stack.manifest import BasePin
 
-__all__ = ["Base", "LoadedBase", "load_base", "resolve_base"]
+__all__ = ["Base", "LoadedBase", "load_base", "load_skeleton", "resolve_base"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
@@ -159,6 +159,21 @@ def load_base(base: Base, *, dtype: torch.dtype | None = None) -> LoadedBase:
         fused=fused,
         context=int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048),
     )
+
+
+def load_skeleton(base: Base) -> PreTrainedModel:
+    """Return the base's modules without their weights, in no time: enough to know every map's path and shape.
+
+    Raises:
+        StackError: if transformers does not know it as a causal language model.
+    """
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.folder))
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StackError(f"{base.folder}: transformers cannot load it: {reason}", hint="try another --base") from error
+    return model
 
 
 def _find_folder(settings: BaseSettings, progress: Progress) -> Path:

@@ -2,65 +2,219 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lamina.errors import StackError
+from lamina.config import CONFIG_NAME, CostSettings, load_settings
+from lamina.errors import LaminaError
 from lamina.ops.results import effect
 from lamina.records import Score
-from lamina.stack.layers import read_layer, read_stack
-from lamina.stack.lineage import RefMove, get_head, get_ref, history, list_refs
+from lamina.stack.layers import list_layers, name_of, read_layer, read_stack, stack_digest
+from lamina.stack.lineage import RefMove, get_current, get_head, history, list_refs, list_tags
 from lamina.stack.manifest import LayerConfig, StackConfig, StackEntry
 from lamina.stack.resolve import resolve
 from lamina.stack.store import Store
 
-__all__ = ["Lineage", "read_lineage", "read_one_layer"]
+__all__ = ["Effect", "Lineage", "LogRow", "Spent", "Tree", "name_refs", "read_lineage", "read_named", "read_tree"]
+
+Effect = dict[str, tuple[Score, Score]]
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What training took. Energy and money are estimates from the seconds and ``[cost]`` in ``lamina.toml``."""
+
+    tokens: int
+    seconds: float
+    watt_hours: float
+    money: float
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.tokens + other.tokens,
+            self.seconds + other.seconds,
+            self.watt_hours + other.watt_hours,
+            self.money + other.money,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """One layer in its place.
+
+    Attributes:
+        graph: the strokes that connect it to its neighbours, drawn with the newest on top.
+        refs: the refs that hold the stack which ends with this layer.
+        effect: scores without and with it by suite, as far as they have been measured.
+        parent: name of the stack it was trained on, where it lies on another one now.
+    """
+
+    graph: str
+    entry: StackEntry
+    layer: LayerConfig
+    spent: Spent
+    effect: Effect
+    refs: tuple[str, ...]
+    parent: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """A stack, its layers bottom first with what each did, the refs, and how the named ref came here.
-
-    ``effects`` holds, for each layer, the scores without and with it by suite, as far as they have been measured.
-    """
+    """A stack with its layers bottom first, the refs (``base_refs`` hold the bare base), and how the ref came here."""
 
     stack: StackConfig
-    layers: tuple[tuple[StackEntry, LayerConfig], ...]
-    effects: tuple[dict[str, tuple[Score, Score]], ...]
+    rows: tuple[LogRow, ...]
+    base_refs: tuple[str, ...]
+    branch: str
     refs: dict[str, str]
+    tags: frozenset[str]
     moves: tuple[RefMove, ...]
+    currency: str
 
 
 def read_lineage(start: Path, expression: str | None) -> Lineage:
-    """Return the lineage of a stack.
+    """Return the lineage of a stack; None means the current branch.
 
     Raises:
         StackError: if there is no project or no such stack.
     """
     store = Store.find(start)
-    stack = _resolve(store, expression)
-    layers = tuple((entry, read_layer(store, entry.layer)) for entry in stack.layers)
-    prefixes = [stack.model_copy(update={"layers": stack.layers[: height + 1]}) for height in range(len(layers))]
-    effects = tuple(effect(store, prefix) for prefix in prefixes)
-    refs = list_refs(store)
-    named = expression or get_head(store)
-    return Lineage(stack, layers, effects, refs, tuple(history(store, named)) if named in refs else ())
+    stack, named = _resolve(store, expression), expression or get_head(store)
+    costs, refs = _costs(store), list_refs(store)
+    digests = _prefixes(stack)
+    rows = tuple(
+        _row(store, entry, costs, refs, digests[place : place + 2]) for place, entry in enumerate(stack.layers)
+    )
+    moves = tuple(history(store, named)) if named in refs else ()
+    return Lineage(
+        stack=stack,
+        rows=rows,
+        base_refs=_holders(digests[0], refs),
+        branch=get_head(store),
+        refs=refs,
+        tags=frozenset(list_tags(store)),
+        moves=moves,
+        currency=costs.currency,
+    )
 
 
-def read_one_layer(start: Path, name: str) -> tuple[str, LayerConfig]:
-    """Return the layer with this name or digest prefix, and its digest.
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The stacks of all refs, newest layer on top: a row for each layer, shared ones once, and lines of text between.
+
+    ``candidates`` are the layers, with their digests, that no ref's stack holds.
+    """
+
+    lines: tuple[LogRow | str, ...]
+    candidates: tuple[tuple[str, LayerConfig], ...]
+    currency: str
+
+
+def read_tree(start: Path) -> Tree:
+    """Return what ``lamina log --all`` draws.
 
     Raises:
-        StackError: if there is none.
+        StackError: if there is no project.
     """
     store = Store.find(start)
-    entry = _resolve(store, f"base+{name}").layers[-1]
+    costs, refs = _costs(store), list_refs(store)
+    branch, _ = get_current(store)
+    names = sorted(refs, key=lambda name: (name != branch, name))
+    stacks = [read_stack(store, refs[name]) for name in names]
+    drawn: list[LogRow | str] = []
+    for base in dict.fromkeys(stack.base for stack in stacks):
+        drawn += _draw(store, [stack for stack in stacks if stack.base == base], 0, costs, refs)
+        bare = StackConfig(base=base, layers=())
+        drawn.append(
+            " ".join(["○", f"{base.name} {base.digest[7:15]} (base)", *name_refs(_holders(stack_digest(bare), refs))])
+        )
+    used = {entry.layer for stack in stacks for entry in stack.layers}
+    unused = tuple((digest, layer) for digest, layer in list_layers(store) if digest not in used)
+    return Tree(tuple(drawn), unused, costs.currency)
+
+
+def read_named(start: Path, name: str) -> tuple[str, LayerConfig | StackConfig]:
+    """Return the layer with this name or digest prefix, else the stack that it means, and the digest.
+
+    Raises:
+        StackError: if there is neither.
+    """
+    store = Store.find(start)
+    try:
+        entry = _resolve(store, f"base+{name}").layers[-1]
+    except LaminaError as no_layer:
+        try:
+            stack = _resolve(store, name)
+        except LaminaError:
+            raise no_layer from None
+        return stack_digest(stack), stack
     return entry.layer, read_layer(store, entry.layer)
 
 
+def name_refs(refs: Sequence[str]) -> list[str]:
+    """Return the refs as they are written behind a stack's top layer."""
+    return [f"({', '.join(refs)})"] if refs else []
+
+
+def _draw(
+    store: Store, stacks: Sequence[StackConfig], height: int, costs: CostSettings, refs: dict[str, str]
+) -> list[LogRow | str]:
+    """Return the drawing of the layers above ``height``, up to which the stacks are alike; the first stands left."""
+    lines: list[LogRow | str] = []
+    branches: dict[StackEntry, list[StackConfig]] = {}
+    for stack in stacks:
+        if len(stack.layers) > height:
+            branches.setdefault(stack.layers[height], []).append(stack)
+    for column, group in enumerate(branches.values()):
+        above = _draw(store, group, height + 1, costs, refs)
+        prefixes = [group[0].model_copy(update={"layers": group[0].layers[:top]}) for top in (height, height + 1)]
+        digests = [stack_digest(prefix) for prefix in prefixes]
+        above.append(_row(store, group[0].layers[height], costs, refs, digests))
+        if column:
+            above = [_shift(line) for line in above]
+            above.append("├─╯")
+        lines += above
+    return lines
+
+
+def _shift(line: LogRow | str) -> LogRow | str:
+    if isinstance(line, str):
+        return f"│ {line}"
+    return dataclasses.replace(line, graph=f"│ {line.graph}")
+
+
+def _row(store: Store, entry: StackEntry, costs: CostSettings, refs: dict[str, str], digests: Sequence[str]) -> LogRow:
+    """Return the row of a layer; ``digests`` are those of the stack below it and of the stack that ends with it."""
+    layer, parent = read_layer(store, entry.layer), None
+    if entry.moved:
+        parent = name_of(read_stack(store, layer.parent)) if store.has(layer.parent) else layer.parent[7:19]
+    below, here = digests
+    return LogRow("●", entry, layer, _spent(layer, costs), effect(store, below, here), _holders(here, refs), parent)
+
+
+def _prefixes(stack: StackConfig) -> list[str]:
+    """Return the digests of the stack's prefixes, the bare base first."""
+    heights = range(len(stack.layers) + 1)
+    return [stack_digest(stack.model_copy(update={"layers": stack.layers[:height]})) for height in heights]
+
+
+def _holders(digest: str, refs: dict[str, str]) -> tuple[str, ...]:
+    return tuple(name for name, held in refs.items() if held == digest)
+
+
+def _spent(layer: LayerConfig, costs: CostSettings) -> Spent:
+    hours = layer.cost.seconds / 3600
+    watt_hours = costs.watts * hours
+    money = costs.price_kwh * watt_hours / 1000 + costs.price_hour * hours
+    return Spent(layer.cost.tokens, layer.cost.seconds, watt_hours, money)
+
+
+def _costs(store: Store) -> CostSettings:
+    return load_settings(store.project / CONFIG_NAME).cost
+
+
 def _resolve(store: Store, expression: str | None) -> StackConfig:
-    branch = get_head(store)
-    held = get_ref(store, branch)
-    if held is None:
-        raise StackError(f"{store.root}: the branch '{branch}' is missing", hint="`lamina fsck` repairs refs")
+    branch, held = get_current(store)
     return resolve(store, expression or branch, read_stack(store, held).base)

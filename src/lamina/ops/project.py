@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lamina.config import CONFIG_NAME, BaseSettings, Settings, load_settings
-from lamina.errors import StackError, UsageError
+from lamina.errors import UsageError
 from lamina.lora.adapter import Adapter, Factors, load_adapter
 from lamina.lora.quantised import require_quantiser
 from lamina.lora.surgery import attach
@@ -14,7 +14,7 @@ from lamina.model.base import Base, LoadedBase, load_base, resolve_base
 from lamina.ops.toml import quoted
 from lamina.records import Progress
 from lamina.stack.layers import read_layer, write_stack
-from lamina.stack.lineage import MAIN, get_head, get_ref, set_ref
+from lamina.stack.lineage import MAIN, get_current, get_head, set_ref
 from lamina.stack.manifest import StackConfig
 from lamina.stack.order import check_parents
 from lamina.stack.resolve import resolve
@@ -116,6 +116,5 @@ def open_project(start: Path, progress: Progress) -> Project:
     store = Store.find(start)
     settings = load_settings(store.project / CONFIG_NAME)
     project = Project(store, settings, resolve_base(settings.base, progress), progress)
-    if get_ref(store, project.branch) is None:
-        raise StackError(f"{store.root}: the branch '{project.branch}' is missing", hint="`lamina fsck` repairs refs")
+    get_current(store)
     return project

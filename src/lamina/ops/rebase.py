@@ -21,7 +21,7 @@ from lamina.ops.project import Project, base_table
 from lamina.ops.sources import has_sources
 from lamina.ops.toml import replace_table
 from lamina.stack.layers import name_of, read_layer, read_stack, write_stack
-from lamina.stack.lineage import get_head, get_ref, set_ref
+from lamina.stack.lineage import get_current, set_ref
 from lamina.stack.manifest import Cost, StackConfig, StackEntry
 from lamina.stack.order import mark_moved, reorder
 from lamina.stack.store import Store, disk_errors, write_atomically
@@ -163,7 +163,7 @@ def to_base(project: Project, settings: BaseSettings, paths: Sequence[Path] = ()
     base = resolve_base(settings, project.progress)
     pinned = settings.model_copy(update={"digest": base.pin.digest})
     new = Project(project.store, project.settings.model_copy(update={"base": pinned}), base, project.progress)
-    old = read_stack(project.store, _held(project.store))
+    old = read_stack(project.store, get_current(project.store)[1])
     start, heights = StackConfig(base=base.pin, layers=()), tuple(range(len(old.layers)))
     if old.base.digest == base.pin.digest:
         # Only lamina.toml is behind: a crash between the two, or an undo, left it there.
@@ -214,7 +214,8 @@ def carry_out(task: Task, *, accept: bool = False) -> Rebased:
         StackError: if a layer's rows are not here to measure it by, training diverges, or the branch moved meanwhile.
         KeyboardInterrupt: on Ctrl-C; the same command goes on from there.
     """
-    project, expect = task.sides.new, _held(task.sides.new.store)
+    project = task.sides.new
+    branch, expect = get_current(project.store)
     text = _settings_text(task)
     yardsticks = _yardsticks(task)
     goals: dict[int, Goal] = {}
@@ -228,30 +229,22 @@ def carry_out(task: Task, *, accept: bool = False) -> Rebased:
             found = place(task.sides, move, goals[height])
         placed.append(found)
         if not found.is_sufficient and not accept:
-            return Rebased(branch=project.branch, stack=expect, layers=tuple(placed), moved=False)
+            return Rebased(branch=branch, stack=expect, layers=tuple(placed), moved=False)
         stack = stack.model_copy(update={"layers": (*stack.layers, found.entry)})
         stack = mark_moved(project.store, stack, start=len(stack.layers) - 1)
     digest = write_stack(project.store, stack)
     if digest != expect:
-        set_ref(project.store, project.branch, digest, why=task.why, expect=expect)
+        set_ref(project.store, branch, digest, why=task.why, expect=expect)
     if text is not None:
         path = project.store.project / CONFIG_NAME
         with disk_errors(path):
             write_atomically(path, text.encode())
-    return Rebased(branch=project.branch, stack=digest, layers=tuple(placed), moved=True)
-
-
-def _held(store: Store) -> str:
-    branch = get_head(store)
-    held = get_ref(store, branch)
-    if held is None:
-        raise StackError(f"{store.root}: the branch '{branch}' is missing", hint="`lamina fsck` repairs refs")
-    return held
+    return Rebased(branch=branch, stack=digest, layers=tuple(placed), moved=True)
 
 
 def _reordered(store: Store, names: Sequence[str]) -> tuple[str, str, StackConfig]:
-    held = _held(store)
-    return get_head(store), held, reorder(store, read_stack(store, held), names)
+    branch, held = get_current(store)
+    return branch, held, reorder(store, read_stack(store, held), names)
 
 
 def _settings_text(task: Task) -> str | None:

@@ -26,7 +26,7 @@ __all__ = ["LOSS_TOLERANCE", "WEIGHTS_TOLERANCE", "Reproduction", "reproduce"]
 
 # docs/design/reproduce.md says what other threads, kernels and dtypes were measured to change.
 WEIGHTS_TOLERANCE = 0.25
-LOSS_TOLERANCE = 0.02
+LOSS_TOLERANCE = 0.01
 Outcome = Literal["identical", "within tolerance", "different"]
 
 

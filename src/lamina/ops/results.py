@@ -17,29 +17,29 @@ __all__ = ["effect", "read_score", "write_score"]
 
 def read_score(store: Store, stack: StackConfig, suite_digest: str) -> Score | None:
     """Return what ``stack`` scored on a suite, if it has been measured."""
-    return _read(_folder(store, stack) / f"{Digest.parse(suite_digest).hex}.json")
+    return _read(_folder(store, stack_digest(stack)) / f"{Digest.parse(suite_digest).hex}.json")
 
 
 def write_score(store: Store, stack: StackConfig, suite_digest: str, score: Score) -> None:
     """Remember a score."""
-    folder = _folder(store, stack)
+    folder = _folder(store, stack_digest(stack))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{Digest.parse(suite_digest).hex}.json", json.dumps(dataclasses.asdict(score)).encode())
 
 
-def effect(store: Store, stack: StackConfig) -> dict[str, tuple[Score, Score]]:
-    """Return what the top layer of ``stack`` did: scores without and with it, by suite, where both were measured.
+def effect(store: Store, below: str, stack: str) -> dict[str, tuple[Score, Score]]:
+    """Return the scores of the stacks ``below`` and ``stack`` (digests), by suite, where both were measured.
 
     Of a suite that has changed meanwhile, the version measured last counts.
     """
-    without = _folder(store, stack.model_copy(update={"layers": stack.layers[:-1]}))
+    without = _folder(store, below)
     measured = sorted(_folder(store, stack).glob("*.json"), key=lambda path: path.stat().st_mtime)
     pairs = ((_read(without / path.name), _read(path)) for path in measured)
     return {after.suite: (before, after) for before, after in pairs if before is not None and after is not None}
 
 
-def _folder(store: Store, stack: StackConfig) -> Path:
-    return store.root / "results" / Digest.parse(stack_digest(stack)).hex
+def _folder(store: Store, digest: str) -> Path:
+    return store.root / "results" / Digest.parse(digest).hex
 
 
 def _read(path: Path) -> Score | None:

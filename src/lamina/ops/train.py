@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lamina.config import Recipe
 from lamina.errors import DataError
-from lamina.evaluate.gate import Verdict, decide
 from lamina.lora.surgery import fresh_adapter, linear_paths
-from lamina.ops.evaluate import own_and_guards, score_stack
+from lamina.ops.admit import Admission, admit, find_place
 from lamina.ops.project import Project
 from lamina.ops.rows import TrainingData, identities, render_replay, rows_as_jsonl
 from lamina.ops.run import Run, Trained, made_here, run_training
 from lamina.records import TokenRow
 from lamina.refs import Digest
-from lamina.stack.layers import list_layers, read_layer, stack_digest, write_layer, write_stack
-from lamina.stack.lineage import get_ref, set_ref
+from lamina.stack.layers import list_layers, stack_digest, write_layer
 from lamina.stack.manifest import (
     DATASET_TYPE,
     ROWS_TYPE,
@@ -27,25 +24,11 @@ from lamina.stack.manifest import (
     LayerConfig,
     StackConfig,
 )
-from lamina.stack.order import add_layer
 from lamina.train.choose import DataSize, choose
 
-__all__ = ["TrainResult", "settle", "train_layer"]
+__all__ = ["settle", "train_layer"]
 
 _REPLAY_SAMPLE = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainResult:
-    """What a training run gave. ``stack`` holds the new layer even when the gate kept it out of the ref."""
-
-    name: str
-    layer: str
-    stack: StackConfig
-    branch: str
-    accepted: bool
-    verdict: Verdict | None
-    config: LayerConfig
 
 
 def train_layer(
@@ -58,7 +41,7 @@ def train_layer(
     skill: str | None = None,
     guards: Sequence[str] = (),
     accept: bool = False,
-) -> TrainResult:
+) -> Admission:
     """Train one layer on top of the current branch and move the branch if the gate lets the layer in.
 
     A run that was stopped goes on from its last checkpoint when it is started again with the same data and recipe.
@@ -82,10 +65,8 @@ def train_layer(
     """
     if not data.train:
         raise DataError(data.files[0].path if data.files else name, "no rows to train on", hint="add rows")
-    own, guarded = own_and_guards(project, skill or name, guards)
-    branch = project.branch
-    parent_digest = get_ref(project.store, branch)
-    parent = project.stack(branch)
+    place = find_place(project, skill or name, guards)
+    parent = place.stack
     replay_tokens = render_replay(project, parent, data, recipe)
     recipe, origins = settle(project, data, replay_tokens, recipe, origins)
     layer = _find_candidate(project, data, name, recipe, parent)
@@ -95,23 +76,7 @@ def train_layer(
         trained = run_training(project, plan, run)
         layer = write_layer(project.store, _describe(project, data, name, recipe, origins, parent, trained))
         shutil.rmtree(run, ignore_errors=True)
-    stack = add_layer(project.store, parent, layer)
-    digest = write_stack(project.store, stack)
-    verdict = _judge(project, parent, stack, own, guarded)
-    passed = verdict is None or verdict.accepted
-    if passed or accept:
-        why = f"train {name}" if passed else f"train {name}, accepted against the gate"
-        set_ref(project.store, branch, digest, why=why, expect=parent_digest)
-    config = read_layer(project.store, layer)
-    return TrainResult(
-        name=name,
-        layer=layer,
-        stack=stack,
-        branch=branch,
-        accepted=passed or accept,
-        verdict=verdict,
-        config=config,
-    )
+    return admit(project, layer, place, why=f"train {name}", accept=accept)
 
 
 def settle(
@@ -188,15 +153,6 @@ def _describe(
         cost=trained.cost,
         heldout_loss_before=trained.loss_before,
         heldout_loss_after=trained.loss_after,
+        licence=project.settings.licence,
         **made_here(trained.passes),
     )
-
-
-def _judge(
-    project: Project, parent: StackConfig, stack: StackConfig, own: Sequence[str], guarded: Sequence[str]
-) -> Verdict | None:
-    if not own and not guarded:
-        return None
-    before = {name: score_stack(project, parent, name) for name in (*own, *guarded)}
-    after = {name: score_stack(project, stack, name) for name in (*own, *guarded)}
-    return decide(before, after, own=own, guards=guarded, margin=project.settings.margin)

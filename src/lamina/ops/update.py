@@ -8,9 +8,10 @@ from pathlib import Path
 from lamina.config import Recipe
 from lamina.data.identity import row_identity
 from lamina.errors import StackError
+from lamina.ops.admit import Admission
 from lamina.ops.project import Project
 from lamina.ops.rows import known_rows, prepare_rows, read_files
-from lamina.ops.train import TrainResult, train_layer
+from lamina.ops.train import train_layer
 from lamina.stack.layers import read_layer
 from lamina.stack.manifest import StackConfig
 from lamina.stack.order import skill_of
@@ -28,7 +29,7 @@ def update(
     suite: str | None = None,
     guards: Sequence[str] = (),
     accept: bool = False,
-) -> TrainResult | None:
+) -> Admission | None:
     """Train a layer on the rows of ``paths`` that no layer in the current branch has seen; None if there are none.
 
     Args:

@@ -26,6 +26,7 @@ __all__ = [
     "id_of",
     "list_layers",
     "list_stacks",
+    "name_of",
     "pack_stack",
     "read_layer",
     "read_stack",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _SHORTEST_PREFIX = 4
+_TALL = 8
 _WHAT = {LAYER_TYPE: "layer", STACK_TYPE: "stack"}
 _MODEL: dict[str, type[LayerConfig] | type[StackConfig]] = {LAYER_TYPE: LayerConfig, STACK_TYPE: StackConfig}
 _Config = TypeVar("_Config", LayerConfig, StackConfig)
@@ -100,8 +102,11 @@ def stack_digest(config: StackConfig) -> str:
 
 
 def name_of(stack: StackConfig) -> str:
-    """Return the stack's name for people: ``base+tools+facts:0.5``."""
-    return "+".join(["base", *(term_of(entry.name, entry.scale) for entry in stack.layers)])
+    """Return the stack's name for people: ``base+tools+facts:0.5``; of a tall stack the lowest and highest layers."""
+    terms = [term_of(entry.name, entry.scale) for entry in stack.layers]
+    if len(terms) > _TALL:
+        terms = [*terms[:2], f"[{len(terms) - 4} more]", *terms[-2:]]
+    return "+".join(["base", *terms])
 
 
 def term_of(name: str, scale: float) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "MAIN",
     "RefMove",
     "delete_ref",
+    "get_current",
     "get_head",
     "get_ref",
     "history",
@@ -165,6 +166,19 @@ def set_head(store: Store, name: str) -> None:
         )
     with disk_errors(store.root):
         write_atomically(store.root / "HEAD", f"{name}\n".encode())
+
+
+def get_current(store: Store) -> tuple[str, str]:
+    """Return the current branch and the digest of the stack it holds.
+
+    Raises:
+        StackError: if the branch is gone.
+    """
+    branch = get_head(store)
+    held = get_ref(store, branch)
+    if held is None:
+        raise StackError(f"{store.root}: the branch '{branch}' is missing", hint="`lamina fsck` repairs refs")
+    return branch, held
 
 
 def undone_to(moves: Sequence[RefMove]) -> RefMove | None:

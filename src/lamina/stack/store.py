@@ -83,8 +83,10 @@ class Store:
         """
         digest = Digest.of_bytes(content)
         path = self.blob_path(str(digest))
-        if not _is_intact(path, str(digest)):
-            with disk_errors(path):
+        with disk_errors(path):
+            if _is_intact(path, str(digest)):
+                os.utime(path)  # in use again: garbage collection spares what is young
+            else:
                 write_atomically(path, content)
         return Descriptor(mediaType=media_type, digest=str(digest), size=len(content))
 
