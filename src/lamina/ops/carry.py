@@ -228,11 +228,15 @@ def _distil(sides: Sides, move: Move, count: int) -> tuple[list[Conversation], i
     renderer = Renderer(base.tokenizer, base.template)
     prompts = [renderer.prompt(row.messages[:-1]) for row in samples]
     guesses = [base.tokenizer.encode(row.messages[-1].content, add_special_tokens=False) for row in samples]
+    room = min(_LONGEST_ANSWER, base.context - max(map(len, prompts)))
+    if room < 1:
+        return [], 0
     with sides.old.progress.stage("old answers", total=len(samples), unit="rows") as tick:
-        answers = greedy_answers(base, prompts, max_tokens=_LONGEST_ANSWER, guesses=guesses, tick=tick)
+        answers = greedy_answers(base, prompts, max_tokens=room, guesses=guesses, tick=tick)
+    # An answer that did not come to its end would teach the new layer to end there.
     rows = [
         Conversation((*row.messages[:-1], Message("assistant", text)), file=row.file, row=row.row)
         for row, ids in zip(samples, answers, strict=True)
-        if (text := renderer.text(ids).strip())
+        if len(ids) < room and (text := renderer.text(ids).strip())
     ]
     return rows, sum(map(len, prompts)) + sum(map(len, answers))

@@ -68,9 +68,11 @@ class Task:
         moved = {
             top: [self.old.layers[at] for at in self.heights if at <= top] for top in self.heights if top >= height
         }
-        return any(
-            _is_same_sum([*self.start.layers, *below], self.old.layers[: top + 1]) for top, below in moved.items()
-        )
+        for top in range(height + 1, len(self.old.layers) + 1):
+            moved = [self.old.layers[at] for at in self.heights if at < top]
+            if _is_same_sum([*self.start.layers, *moved], self.old.layers[:top]):
+                return True
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
