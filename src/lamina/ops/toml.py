@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -11,12 +12,11 @@ from lamina.errors import UsageError
 
 __all__ = ["quoted", "replace_table"]
 
-_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\n", "\t": "\\t", "\r": "\\r"}
-
 
 def quoted(text: str) -> str:
     """Return ``text`` as a TOML string."""
-    return '"' + "".join(_ESCAPES.get(letter, letter) for letter in text) + '"'
+    # Every escape that JSON knows is TOML's too; TOML alone wants DEL escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def replace_table(path: Path, name: str, table: str) -> str:
