@@ -52,19 +52,19 @@ def main() -> None:
 def banking77(data: Path, work: Path) -> dict[str, Any]:
     """Measure the intents of bank customers' questions: the label, letter for letter."""
     folder = data / "banking77"
-    test = _read_banking(folder / "test.csv")
-    train = _without(_read_banking(folder / "train.csv"), test)
+    test = read_banking(folder / "test.csv")
+    train = without(read_banking(folder / "train.csv"), test)
     return _run(work, "banking77 intent", train, test, scorer="exact", max_tokens=24, recipes=BANKING, dev=DEV_ROWS)
 
 
 def snips(data: Path, work: Path) -> dict[str, Any]:
     """Measure sentences as JSON calls: the same name and the same arguments."""
     folder = data / "snips_nlu"
-    test = [pair for path in sorted(folder.glob("validate_*.json")) for pair in _read_snips(path)]
+    test = [pair for path in sorted(folder.glob("validate_*.json")) for pair in read_snips(path)]
     train = [
         pair
         for path in sorted(folder.glob("train_*_full.json"))
-        for pair in _sample(_without(list(_read_snips(path)), test), SNIPS_ROWS_PER_CALL)
+        for pair in sample(without(list(read_snips(path)), test), SNIPS_ROWS_PER_CALL)
     ]
     return _run(work, "snips call", train, test, scorer="call", max_tokens=96, recipes=SNIPS, dev=0)
 
@@ -83,7 +83,7 @@ def _run(
     recipes: dict[str, Recipe],
     dev: int,
 ) -> dict[str, Any]:
-    shuffled = _sample(train, len(train))
+    shuffled = sample(train, len(train))
     files = {"dev": shuffled[:dev], "train": shuffled[dev:], "test": test}
     project = _open(work, {name: rows for name, rows in files.items() if rows}, system, scorer, max_tokens)
     sources, rows = read_files(project, [work / "train.jsonl"])
@@ -111,7 +111,7 @@ def _open(work: Path, files: dict[str, list[Pair]], system: str, scorer: str, ma
         return open_project(work, progress)
     init_project(work, BaseSettings(), progress)
     for name, pairs in files.items():
-        (work / f"{name}.jsonl").write_text("".join(_as_line(system, *pair) for pair in pairs), "utf-8")
+        (work / f"{name}.jsonl").write_text("".join(as_line(system, *pair) for pair in pairs), "utf-8")
     tables = [
         f'[suites.{name}]\nfile = "{name}.jsonl"\nscorer = "{scorer}"\nmax_tokens = {max_tokens}\n'
         for name in files
@@ -122,18 +122,18 @@ def _open(work: Path, files: dict[str, list[Pair]], system: str, scorer: str, ma
     return open_project(work, progress)
 
 
-def _as_line(system: str, question: str, answer: str) -> str:
+def as_line(system: str, question: str, answer: str) -> str:
     turns = (("system", system), ("user", question), ("assistant", answer))
     messages = [{"role": role, "content": content} for role, content in turns]
     return json.dumps({"messages": messages}, ensure_ascii=False) + "\n"
 
 
-def _read_banking(path: Path) -> list[Pair]:
+def read_banking(path: Path) -> list[Pair]:
     with path.open(encoding="utf-8", newline="") as stream:
         return [(" ".join(row["text"].split()), row["category"]) for row in csv.DictReader(stream)]
 
 
-def _read_snips(path: Path) -> Iterator[Pair]:
+def read_snips(path: Path) -> Iterator[Pair]:
     # train_PlayMusic_full.json is Latin-1, as the data set was published.
     raw = path.read_bytes()
     try:
@@ -152,14 +152,14 @@ def _read_snips(path: Path) -> Iterator[Pair]:
         yield sentence, json.dumps({"name": intent, "arguments": single}, ensure_ascii=False)
 
 
-def _without(rows: list[Pair], others: list[Pair]) -> list[Pair]:
+def without(rows: list[Pair], others: list[Pair]) -> list[Pair]:
     seen = {text.casefold() for text, _ in others}
     kept = [row for row in rows if row[0].casefold() not in seen]
     print(f"{len(rows) - len(kept)} training rows stand in the test file and are left out", file=sys.stderr)
     return kept
 
 
-def _sample(rows: list[Pair], count: int) -> list[Pair]:
+def sample(rows: list[Pair], count: int) -> list[Pair]:
     return random.Random(0).sample(rows, min(count, len(rows)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import warnings
@@ -17,11 +18,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lamina.config import BaseSettings
 from lamina.errors import StackError
 from lamina.export.peft import CONFIG_FILE, WEIGHTS_FILE, maps_of, read_peft, write_peft
 from lamina.lora.adapter import Adapter, Factors, combine
 from lamina.lora.surgery import attach, detach, fresh_adapter
-from lamina.model.base import LoadedBase
+from lamina.model.base import LoadedBase, load_base, resolve_base
+from lamina.records import Quiet
 
 IDS = torch.tensor([[5, 9, 33, 121, 7, 88, 64, 2]])
 
@@ -116,6 +119,38 @@ def test_export_then_import_gives_the_same_deltas_and_logits(
         assert back[path].B.equal(factors.B)
     ours = stacked_logits(llama_base, stack, scales[: len(stack)])
     torch.testing.assert_close(stacked_logits(llama_base, [back], [1.0]), ours, atol=1e-5, rtol=1e-4)
+
+
+@given(
+    rank=st.integers(1, 6),
+    alpha=st.floats(0.1, 64),
+    rslora=st.booleans(),
+    kind=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_import_folds_the_scale_and_export_keeps_the_delta(
+    llama_base: LoadedBase,
+    tmp_path_factory: pytest.TempPathFactory,
+    rank: int,
+    alpha: float,
+    rslora: bool,
+    kind: torch.dtype,
+) -> None:
+    folder, again, maps = tmp_path_factory.mktemp("a"), tmp_path_factory.mktemp("b"), maps_of(llama_base.model)
+    raw = random_adapter(llama_base, rank, seed=rank)
+    tensors = {f"base_model.model.{path}.lora_A.weight": pair.A.to(kind) for path, pair in raw.items()}
+    tensors |= {f"base_model.model.{path}.lora_B.weight": pair.B.to(kind) for path, pair in raw.items()}
+    save_file(tensors, folder / WEIGHTS_FILE)
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "use_rslora": rslora, "target_modules": "all-linear"}
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+    read = read_peft(folder, maps).factors
+    scale = alpha / (math.sqrt(rank) if rslora else rank)
+    for path, pair in raw.items():
+        delta = scale * (pair.B.to(kind).double() @ pair.A.to(kind).double())
+        torch.testing.assert_close(read[path].B.double() @ read[path].A.double(), delta, atol=1e-6, rtol=1e-5)
+    write_peft(read, again, base="tiny/base", maps=maps)
+    back = read_peft(again, maps).factors
+    assert all(back[path].A.equal(pair.A) and back[path].B.equal(pair.B) for path, pair in read.items())
 
 
 def foreign(base: LoadedBase, folder: Path, **config: Any) -> Tensor:
@@ -213,7 +248,9 @@ REFUSED_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "rank as words": ({"r": "many"}, "adapter_config.json: r: "),
     "alpha NaN": ({"lora_alpha": math.nan}, "adapter_config.json: lora_alpha: "),
     "another rank": ({"r": 8}, "has rank 4, adapter_config.json says 8"),
-    "broken pattern": ({"rank_pattern": {"(": 2}}, "not a regular expression: '\\('"),
+    "broken pattern": ({"rank_pattern": {"(": 2}}, "not a regular expression: missing"),
+    "pattern with flags": ({"alpha_pattern": {"(?i)x": 2}}, "not a regular expression: global flags"),
+    "endless pattern": ({"target_modules": "x{99999999999}"}, "not a regular expression: the repetition"),
     "more targets": ({"target_modules": ["q_proj", "down_proj", "up_proj"]}, "no weights for .*up_proj"),
     "fewer targets": ({"target_modules": ["q_proj"]}, "weights for .*down_proj.*does not target"),
     "other blocks": ({"layers_to_transform": [1]}, "weights for .*layers.0.*does not target"),
@@ -228,6 +265,36 @@ def test_a_config_that_is_refused(llama_base: LoadedBase, tmp_path: Path, config
         read_peft(tmp_path, maps_of(llama_base.model))
     assert "\n" not in refused.value.message
     assert refused.value.hint
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = sorted(LoraConfig(target_modules=["q_proj"]).to_dict())
+
+
+@given(config=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=3))
+@settings(max_examples=150, deadline=None)
+def test_no_config_is_answered_with_a_traceback(foreign_folder: tuple[Path, Any], config: dict[str, Any]) -> None:
+    folder, maps = foreign_folder
+    path = folder / CONFIG_FILE
+    whole = path.read_text()
+    try:
+        path.write_text(json.dumps(json.loads(whole) | config))
+        with contextlib.suppress(StackError):
+            read_peft(folder, maps)
+    finally:
+        path.write_text(whole)
+
+
+@pytest.fixture(scope="module")
+def foreign_folder(tmp_path_factory: pytest.TempPathFactory, base_folders: dict[str, Path]) -> tuple[Path, Any]:
+    base = load_base(resolve_base(BaseSettings(model=str(base_folders["llama"])), Quiet()), dtype=torch.float32)
+    folder = tmp_path_factory.mktemp("foreign")
+    foreign(base, folder)
+    return folder, maps_of(base.model)
 
 
 def add(key: str, *shape: int) -> Callable[[dict[str, Tensor]], None]:
@@ -271,6 +338,12 @@ REFUSED_WEIGHTS: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     "whole numbers": (
         lambda tensors: tensors.update({f"{FIRST}.lora_A.weight": torch.ones(4, 32, dtype=torch.int32)}),
         "is int32 .4, 32., expected a matrix of floats",
+    ),
+    "rank 0": (
+        lambda tensors: tensors.update(
+            {f"{FIRST}.lora_A.weight": torch.ones(0, 32), f"{FIRST}.lora_B.weight": torch.ones(32, 0)}
+        ),
+        "no pair of factors",
     ),
     "nothing": (lambda tensors: tensors.clear(), "holds no weights"),
 }

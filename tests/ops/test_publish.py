@@ -42,6 +42,7 @@ def stacked(project: Path, cli: Any, foreign: Callable[..., Path]) -> Path:
     trained = cli("train", "fox|1.jsonl", "--as", "fox", "--rank", "3", "--lr", "0.02", "--accept")
     assert trained.code == 0, trained.err
     assert cli("import", str(foreign()), "--as", "skill", "--licence", "mit", "--accept").code == 0
+    assert cli("scale", "skill", "0.5").code == 0
     return project
 
 
@@ -88,6 +89,7 @@ def test_every_claim_on_the_card_is_in_the_records(stacked: Path, cli: Any, tmp_
         assert f"`{claim}`" in text
     assert "| apache-2.0 |" in text
     assert "| mit |" in text
+    assert f"| skill | `{stack.layers[1].layer}` | 0.5 | 4 | imported from PEFT {skill.created[:10]} | mit |" in text
     assert f"- fox: fox\\|1.jsonl, 40 rows, `{fox.data[0].digest}`" in text
     assert "- skill: not stated" in text
     cost = fox.cost

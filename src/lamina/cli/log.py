@@ -92,8 +92,8 @@ def _spent(spent: Spent, currency: str) -> Sequence[str]:
 def _describe(row: LogRow) -> str:
     """Return where the layer comes from, the change of the held-out loss, and each suite beyond its interval."""
     layer, parts = row.layer, []
-    if row.parent is not None:
-        parts.append(f"moved: trained on {row.parent}")
+    if row.moved is not None:
+        parts.append(f"moved: {row.moved}")
     if layer.origin is not None:
         parts.append(layer.origin.method)
     if layer.heldout_loss_before is not None and layer.heldout_loss_after is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,8 +31,8 @@ def given(flags: dict[str, Any]) -> dict[str, Any]:
     return {name: flags[name] for name in names}
 
 
-def report(result: Admission, *, as_json: bool) -> None:
-    """Say what became of a new layer; exit with 1 if the gate kept the layer out."""
+def report(result: Admission, *, as_json: bool, more: Mapping[str, Any] | None = None) -> None:
+    """Say what became of a new layer; exit with 1 if the gate kept the layer out. ``more`` goes into the JSON."""
     config = result.config
     if as_json:
         emit_json(
@@ -53,6 +54,7 @@ def report(result: Admission, *, as_json: bool) -> None:
                     }
                     for line in (result.verdict.suites if result.verdict else ())
                 ],
+                **(more or {}),
             }
         )
     else:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -45,6 +46,7 @@ __all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "BaseMaps", "ForeignAdapter", "maps_of
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _KEY = re.compile(rf"{re.escape(PREFIX)}(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _SHOWN = 3
 _FETCH = "fetch the folder again, or ask whoever made it"
 _Number = TypeVar("_Number", int, float)
@@ -111,11 +113,20 @@ class _Config(BaseModel):
         wanted = self.layers_to_transform
         if wanted is None or wanted == []:
             return True
-        names = self.layers_pattern or [r"[^.]*"]
-        for name in [names] if isinstance(names, str) else names:
-            if found := re.match(rf"(?:^|.*?\.){name}\.(\d+)\.", path):
-                return int(found[1]) in ([wanted] if isinstance(wanted, int) else wanted)
+        for expression in self.block_expressions():
+            if found := re.match(expression, path):
+                return int(found["block"]) in ([wanted] if isinstance(wanted, int) else wanted)
         return False
+
+    def block_expressions(self) -> list[str]:
+        names = self.layers_pattern or [r"[^.]*"]
+        return [rf"(?:^|.*?\.){name}\.(?P<block>\d+)\." for name in ([names] if isinstance(names, str) else names)]
+
+    def expressions(self) -> list[str]:
+        """Return everything that is used as a regular expression, as it is used."""
+        whole = [names for names in (self.target_modules, self.exclude_modules) if isinstance(names, str)]
+        patterns = (*(self.rank_pattern or ()), *(self.alpha_pattern or ()))
+        return [*whole, *map(_anchored, patterns), *self.block_expressions()]
 
 
 def maps_of(model: PreTrainedModel) -> BaseMaps:
@@ -221,21 +232,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _parse_config(folder: Path, raw: dict[str, Any]) -> _Config:
     try:
         config = _Config.model_validate(raw)
-        for pattern in (*(config.rank_pattern or ()), *(config.alpha_pattern or ()), *_expressions(config)):
-            re.compile(pattern)
+        for expression in config.expressions():
+            re.compile(expression)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise StackError(f"{folder / CONFIG_FILE}: {where}: {first['msg']}", hint=_FETCH) from error
-    except re.error as error:
-        raise StackError(f"{folder / CONFIG_FILE}: not a regular expression: {error.pattern!r}", hint=_FETCH) from error
+    except (re.error, OverflowError, RecursionError) as error:
+        raise StackError(f"{folder / CONFIG_FILE}: not a regular expression: {error}", hint=_FETCH) from error
     return config
-
-
-def _expressions(config: _Config) -> list[str]:
-    whole = [names for names in (config.target_modules, config.exclude_modules) if isinstance(names, str)]
-    blocks = config.layers_pattern or []
-    return [*whole, *([blocks] if isinstance(blocks, str) else blocks)]
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
@@ -257,11 +262,11 @@ def _pair(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Factors]:
         match = _KEY.fullmatch(key)
         if match is None:
             raise _refusal(folder, why_key_refused(key))
-        if not tensor.is_floating_point() or tensor.dim() != 2:
+        if tensor.dtype not in _FLOATS or tensor.dim() != 2:
             raise StackError(f"{folder}: {key} is {_describe(tensor)}, expected a matrix of floats", hint=_FETCH)
         found.setdefault(match["path"], {})[match["factor"]] = tensor.float()
     for path, pair in found.items():
-        if pair.keys() != {"A", "B"} or len(pair["A"]) != pair["B"].shape[1]:
+        if pair.keys() != {"A", "B"} or not 0 < len(pair["A"]) == pair["B"].shape[1]:
             shapes = ", ".join(f"lora_{factor} {tuple(tensor.shape)}" for factor, tensor in sorted(pair.items()))
             raise StackError(f"{folder}: {path} has {shapes}, which is no pair of factors", hint=_FETCH)
     if not found:
@@ -297,9 +302,13 @@ def _check_targets(folder: Path, pairs: Adapter, maps: BaseMaps, config: _Config
 
 def _by_pattern(patterns: Mapping[str, _Number], path: str, default: _Number) -> _Number:
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
+        if re.match(_anchored(pattern), path):
             return value
     return default
+
+
+def _anchored(pattern: str) -> str:
+    return rf"(.*\.)?({pattern})$"
 
 
 def _matches(names: list[str] | str, path: str) -> bool:

@@ -104,12 +104,12 @@ def principal_angles(left: Tensor, right: Tensor) -> tuple[float, ...]:
 
 def _compare_map(path: str, a: Factors | None, b: Factors | None, base_norm: float | None) -> MapComparison:
     norm_a, norm_b = (0.0 if factors is None else delta_norm(factors) for factors in (a, b))
-    relative = [norm / base_norm if base_norm else None for norm in (norm_a, norm_b)]
+    share_a, share_b = (norm / base_norm if base_norm else None for norm in (norm_a, norm_b))
     if a is None or b is None or norm_a == 0.0 or norm_b == 0.0:
-        return MapComparison(path, norm_a, norm_b, *relative, None, (), ())
+        return MapComparison(path, norm_a, norm_b, share_a, share_b, None, (), ())
     cosine = _cosine(_inner(a, b), norm_a, norm_b)
     columns, rows = principal_angles(a.B, b.B), principal_angles(a.A.t(), b.A.t())
-    return MapComparison(path, norm_a, norm_b, *relative, cosine, columns, rows)
+    return MapComparison(path, norm_a, norm_b, share_a, share_b, cosine, columns, rows)
 
 
 def _inner(a: Factors, b: Factors) -> float:
@@ -123,4 +123,5 @@ def _cosine(inner: float, norm_a: float, norm_b: float) -> float | None:
 
 def _orthonormal(columns: Tensor) -> Tensor:
     U, values, _ = torch.linalg.svd(columns.detach().cpu().double(), full_matrices=False)
-    return U[:, values > _NOTHING * values[:1].clamp(min=torch.finfo(torch.float64).tiny)]
+    kept: Tensor = U[:, values > _NOTHING * values[:1].clamp(min=torch.finfo(torch.float64).tiny)]
+    return kept

@@ -32,6 +32,7 @@ __all__ = [
     "fresh_adapter",
     "linear_paths",
     "linear_shapes",
+    "linear_weights",
     "quantise_linears",
     "set_trained",
     "transposed_paths",
@@ -59,6 +60,15 @@ def transposed_paths(model: PreTrainedModel) -> list[str]:
     modules = [(path, model.get_submodule(path)) for path in linear_paths(model)]
     originals = [(path, module.original if isinstance(module, LoRALinear) else module) for path, module in modules]
     return [path for path, module in originals if isinstance(module, Conv1D)]
+
+
+def linear_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the (d_out, d_in) weight of every linear map but the head, of a model without layers on it.
+
+    They are the model's own memory, so that writing into one changes the model; a quantised one is a copy.
+    """
+    found = {path: _linear_of(model.get_submodule(path))[0] for path in linear_paths(model)}
+    return {path: held.weight if isinstance(held, QuantisedLinear) else held for path, held in found.items()}
 
 
 def attach(model: nn.Module, adapters: Sequence[Adapter], scales: Sequence[float] | None = None) -> None:

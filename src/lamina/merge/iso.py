@@ -30,4 +30,5 @@ def iso_c(deltas: Sequence[Tensor]) -> Tensor:
     total = torch.stack([delta.double() for delta in deltas]).sum(0)
     U, values, Vh = torch.linalg.svd(total, full_matrices=False)
     count = max(1, int((values > _NOTHING * values[0]).sum()))
-    return (values[:count].mean() * (U[:, :count] @ Vh[:count])).to(deltas[0].dtype)
+    merged: Tensor = values[:count].mean() * (U[:, :count] @ Vh[:count])
+    return merged.to(deltas[0].dtype)

@@ -34,4 +34,5 @@ def knots(deltas: Sequence[Tensor], density: float = 1.0) -> Tensor:
     U, values, Vh = torch.linalg.svd(torch.cat(list(deltas), dim=1).double(), full_matrices=False)
     count = max(1, int((values > _NOTHING * values[0]).sum()))
     aligned = (values[:count, None] * Vh[:count]).split([delta.shape[1] for delta in deltas], dim=1)
-    return (U[:, :count] @ ties(aligned, density)).to(deltas[0].dtype)
+    merged: Tensor = U[:, :count] @ ties(aligned, density)
+    return merged.to(deltas[0].dtype)

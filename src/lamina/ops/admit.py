@@ -65,7 +65,9 @@ def find_place(project: Project, skill: str, guards: Sequence[str]) -> Place:
     return Place(branch=branch, digest=digest, stack=project.stack(branch), own=tuple(own), guards=tuple(guarded))
 
 
-def admit(project: Project, layer: str, place: Place, *, why: str, accept: bool) -> Admission:
+def admit(
+    project: Project, layer: str, place: Place, *, why: str, accept: bool, below: StackConfig | None = None
+) -> Admission:
     """Put a written layer on top of ``place`` and move the branch if the gate lets it in.
 
     Args:
@@ -74,11 +76,12 @@ def admit(project: Project, layer: str, place: Place, *, why: str, accept: bool)
         place: where.
         why: what the branch's log says of the move.
         accept: let the layer in whatever the gate says; the branch's log records it.
+        below: what the layer goes onto, where it stands in for layers of the branch; None means all of the branch.
 
     Raises:
         StackError: if the branch moved meanwhile.
     """
-    store, below = project.store, place.stack
+    store, below = project.store, below or place.stack
     stack = mark_moved(store, add_layer(store, below, layer), start=len(below.layers))
     digest = write_stack(store, stack)
     verdict = _judge(project, place, stack)

@@ -24,7 +24,7 @@ from lamina.lora.adapter import Adapter, load_adapter, rescale
 from lamina.lora.surgery import fits
 from lamina.ops.measure import HELDOUT, Yardstick, rendered
 from lamina.ops.project import Project
-from lamina.ops.rows import TrainingData, prepare_rows, render_replay, replay_rows, stored_rows
+from lamina.ops.rows import TrainingData, prepare_rows, render_replay, replay_rows, spread, stored_rows
 from lamina.ops.run import Run, run_training
 from lamina.ops.sources import has_sources, recorded_rows
 from lamina.ops.train import settle
@@ -136,7 +136,7 @@ def realign(sides: Sides, move: Move, yardstick: Yardstick) -> Made | None:
     total = realign_steps(move.layer) * recipe.batch_rows
     answered, answer_tokens = _distil(sides, move, round(_SHARE_DISTILLED * total))
     new = sides.use_new()
-    own = rendered(new.loaded, _spread(stored_rows(store, sample), total - len(answered)))
+    own = rendered(new.loaded, spread(stored_rows(store, sample), total - len(answered)))
     others = rendered(new.loaded, answered)
     if not own:
         return None
@@ -212,11 +212,6 @@ def _recipe(layer: LayerConfig) -> Recipe:
 def _watched(new: Project, yardstick: Yardstick) -> tuple[TokenRow, ...]:
     # A sample that is trained on as well cannot tell when to stop.
     return rendered(new.loaded, yardstick.rows) if yardstick.kind == HELDOUT else ()
-
-
-def _spread(rows: Sequence[Conversation], count: int) -> list[Conversation]:
-    kept = min(count, len(rows))
-    return [rows[place * len(rows) // kept] for place in range(kept)]
 
 
 def _distil(sides: Sides, move: Move, count: int) -> tuple[list[Conversation], int]:

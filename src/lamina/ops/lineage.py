@@ -11,7 +11,8 @@ from lamina.config import CONFIG_NAME, CostSettings, load_settings
 from lamina.errors import LaminaError
 from lamina.ops.results import effect
 from lamina.records import Score
-from lamina.stack.layers import list_layers, name_of, read_layer, read_stack, stack_digest
+from lamina.stack.difference import diff_stacks
+from lamina.stack.layers import list_layers, read_layer, read_stack, stack_digest
 from lamina.stack.lineage import RefMove, get_current, get_head, history, list_refs, list_tags
 from lamina.stack.manifest import LayerConfig, StackConfig, StackEntry
 from lamina.stack.resolve import resolve
@@ -48,7 +49,7 @@ class LogRow:
         graph: the strokes that connect it to its neighbours, drawn with the newest on top.
         refs: the refs that hold the stack which ends with this layer.
         effect: scores without and with it by suite, as far as they have been measured.
-        parent: name of the stack it was trained on, where it lies on another one now.
+        moved: how the stack below it differs from the one it was trained on, where it does.
     """
 
     graph: str
@@ -57,7 +58,7 @@ class LogRow:
     spent: Spent
     effect: Effect
     refs: tuple[str, ...]
-    parent: str | None
+    moved: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +84,9 @@ def read_lineage(start: Path, expression: str | None) -> Lineage:
     store = Store.find(start)
     stack, named = _resolve(store, expression), expression or get_head(store)
     costs, refs = _costs(store), list_refs(store)
-    digests = _prefixes(stack)
-    rows = tuple(
-        _row(store, entry, costs, refs, digests[place : place + 2]) for place, entry in enumerate(stack.layers)
-    )
+    prefixes = _prefixes(stack)
+    digests = [stack_digest(prefix) for prefix in prefixes]
+    rows = tuple(_row(store, prefixes[top], costs, refs, digests[top - 1 : top + 1]) for top in range(1, len(prefixes)))
     moves = tuple(history(store, named)) if named in refs else ()
     return Lineage(
         stack=stack,
@@ -169,9 +169,8 @@ def _draw(
             branches.setdefault(stack.layers[height], []).append(stack)
     for column, group in enumerate(branches.values()):
         above = _draw(store, group, height + 1, costs, refs)
-        prefixes = [group[0].model_copy(update={"layers": group[0].layers[:top]}) for top in (height, height + 1)]
-        digests = [stack_digest(prefix) for prefix in prefixes]
-        above.append(_row(store, group[0].layers[height], costs, refs, digests))
+        below, here = _prefixes(group[0])[height : height + 2]
+        above.append(_row(store, here, costs, refs, [stack_digest(below), stack_digest(here)]))
         if column:
             above = [_shift(line) for line in above]
             above.append("├─╯")
@@ -185,19 +184,33 @@ def _shift(line: LogRow | str) -> LogRow | str:
     return dataclasses.replace(line, graph=f"│ {line.graph}")
 
 
-def _row(store: Store, entry: StackEntry, costs: CostSettings, refs: dict[str, str], digests: Sequence[str]) -> LogRow:
-    """Return the row of a layer; ``digests`` are those of the stack below it and of the stack that ends with it."""
-    layer, parent = read_layer(store, entry.layer), None
-    if entry.moved:
-        parent = name_of(read_stack(store, layer.parent)) if store.has(layer.parent) else layer.parent[7:19]
-    below, here = digests
-    return LogRow("●", entry, layer, _spent(layer, costs), effect(store, below, here), _holders(here, refs), parent)
+def _row(store: Store, stack: StackConfig, costs: CostSettings, refs: dict[str, str], digests: Sequence[str]) -> LogRow:
+    """Return the row of the top layer; ``digests`` are those of the stack below it and of the stack."""
+    entry, (below, here) = stack.layers[-1], digests
+    layer = read_layer(store, entry.layer)
+    moved = _how_moved(store, layer, stack) if entry.moved else None
+    return LogRow("●", entry, layer, _spent(layer, costs), effect(store, below, here), _holders(here, refs), moved)
 
 
-def _prefixes(stack: StackConfig) -> list[str]:
-    """Return the digests of the stack's prefixes, the bare base first."""
-    heights = range(len(stack.layers) + 1)
-    return [stack_digest(stack.model_copy(update={"layers": stack.layers[:height]})) for height in heights]
+def _how_moved(store: Store, layer: LayerConfig, stack: StackConfig) -> str:
+    if not store.has(layer.parent):
+        return f"trained on {layer.parent[7:19]}"
+    below = stack.model_copy(update={"layers": stack.layers[:-1]})
+    change = diff_stacks(read_stack(store, layer.parent), below)
+    if change.bases:
+        return f"trained on {change.bases[0].name}"
+    parts = [
+        f"{word} {', '.join(entry.name for entry in entries)}"
+        for word, entries in (("without", change.removed), ("over", change.added))
+        if entries
+    ]
+    parts += [f"{item.entry.name} at {item.new:g}" for item in change.rescaled]
+    return ", ".join([*parts, *(["in another order"] if change.moved else [])]) or "over layers that were moved"
+
+
+def _prefixes(stack: StackConfig) -> list[StackConfig]:
+    """Return the stack's prefixes, the bare base first."""
+    return [stack.model_copy(update={"layers": stack.layers[:top]}) for top in range(len(stack.layers) + 1)]
 
 
 def _holders(digest: str, refs: dict[str, str]) -> tuple[str, ...]:

@@ -65,9 +65,6 @@ class Task:
         """
         if self.sides.new is not self.sides.old:
             return False
-        moved = {
-            top: [self.old.layers[at] for at in self.heights if at <= top] for top in self.heights if top >= height
-        }
         for top in range(height + 1, len(self.old.layers) + 1):
             moved = [self.old.layers[at] for at in self.heights if at < top]
             if _is_same_sum([*self.start.layers, *moved], self.old.layers[:top]):

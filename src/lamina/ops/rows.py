@@ -17,11 +17,12 @@ from lamina.errors import DataError
 from lamina.ops.project import Project
 from lamina.records import Conversation, TokenRow
 from lamina.stack.layers import read_layer
-from lamina.stack.manifest import StackConfig
+from lamina.stack.manifest import LayerConfig, StackConfig
 from lamina.stack.store import Store
 
 __all__ = [
     "TrainingData",
+    "heldout_sample",
     "identities",
     "known_rows",
     "prepare_rows",
@@ -30,6 +31,7 @@ __all__ = [
     "render_rows",
     "replay_rows",
     "rows_as_jsonl",
+    "spread",
     "stored_rows",
 ]
 
@@ -97,16 +99,11 @@ def known_rows(project: Project, stack: StackConfig) -> set[str]:
 
 def replay_rows(project: Project, stack: StackConfig, count: int) -> list[Conversation]:
     """Return ``count`` rows of earlier layers, an equal share of each, spread evenly over its sample."""
-    samples = []
-    for entry in stack.layers:
-        layer = read_layer(project.store, entry.layer)
-        # A layer that was pulled without its owner's rows has none to give.
-        if layer.replay is not None and project.store.has(layer.replay):
-            samples.append(stored_rows(project.store, layer.replay))
+    layers = [read_layer(project.store, entry.layer) for entry in stack.layers]
+    samples = [sample for layer in layers if (sample := stored_rows(project.store, layer.replay))]
     chosen: list[Conversation] = []
     for index, sample in enumerate(samples):
-        share = min(len(sample), count // len(samples) + (index < count % len(samples)))
-        chosen += [sample[place * len(sample) // share] for place in range(share)]
+        chosen += spread(sample, count // len(samples) + (index < count % len(samples)))
     return chosen
 
 
@@ -116,13 +113,22 @@ def render_replay(project: Project, stack: StackConfig, data: TrainingData, reci
     return render_rows(project, chosen, project.loaded.context)
 
 
-def stored_rows(store: Store, digest: str) -> list[Conversation]:
-    """Return the rows in a blob that ``rows_as_jsonl`` made.
-
-    Raises:
-        StackError: if the blob is missing or damaged.
-    """
+def stored_rows(store: Store, digest: str | None) -> list[Conversation]:
+    """Return the rows of a replay or held-out blob; none if there is none, or if its owner kept it at home."""
+    if digest is None or not store.has(digest):
+        return []
     return [from_record(json.loads(line)) for line in store.read_bytes(digest).splitlines()]
+
+
+def heldout_sample(project: Project, layers: Sequence[LayerConfig], most: int) -> list[Conversation]:
+    """Return up to ``most`` held-out rows of each layer, spread evenly over them."""
+    return [row for layer in layers for row in spread(stored_rows(project.store, layer.heldout), most)]
+
+
+def spread(rows: Sequence[Conversation], most: int) -> list[Conversation]:
+    """Return up to ``most`` of the rows, evenly spread."""
+    count = min(most, len(rows))
+    return [rows[place * len(rows) // count] for place in range(count)]
 
 
 def rows_as_jsonl(rows: Sequence[Conversation]) -> bytes:

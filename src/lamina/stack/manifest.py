@@ -10,9 +10,10 @@ annotation from the CNCF ModelPack specification, docs/spec.md.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+import operator
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field
 
 from lamina.config import Quantisation
 
@@ -56,18 +57,13 @@ _MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
 
+def _is_unset(value: object) -> bool:
+    """Return whether a field that came later says nothing; it is left out then, and the digest is as before it came."""
+    return value is None
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    # Fields that came later are written only where they say something, so that what lacks them keeps its digest.
-    written_if_set: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _spell(self, spell: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = spell(self)
-        for name in self.written_if_set:
-            if getattr(self, name) == type(self).model_fields[name].default:
-                del fields[name]
-        return fields
 
     def canonical(self) -> bytes:
         """Return the record as JSON in its one spelling: no spaces, fields in the order of their definition."""
@@ -105,15 +101,13 @@ class Index(_Record):
 class BasePin(_Record):
     """Which base, by content: ``digest`` covers weights, configuration, tokenizer, template and quantisation."""
 
-    written_if_set = ("quantise",)
-
     name: str
     digest: str
     family: str
     template_digest: str
     tokenizer_digest: str
     source: str
-    quantise: Quantisation = "none"
+    quantise: Quantisation = Field("none", exclude_if=lambda how: how == "none")
 
 
 class DataSource(_Record):
@@ -159,8 +153,6 @@ class LayerConfig(_Record):
         licence: what its owner says that others may do with it, None if nothing was said.
     """
 
-    written_if_set = ("origin", "licence")
-
     format: Literal[1] = 1
     name: str
     base: BasePin
@@ -180,19 +172,17 @@ class LayerConfig(_Record):
     machine: dict[str, Any]
     versions: dict[str, str]
     created: str
-    origin: Origin | None = None
-    licence: str | None = None
+    origin: Origin | None = Field(None, exclude_if=_is_unset)
+    licence: str | None = Field(None, exclude_if=_is_unset)
 
 
 class StackEntry(_Record):
     """One layer's place in a stack; ``moved`` says that it was put, on purpose, on another stack than its parent."""
 
-    written_if_set = ("moved",)
-
     layer: str
     name: str
     scale: _Finite = 1.0
-    moved: bool = False
+    moved: bool = Field(False, exclude_if=operator.not_)
 
 
 class StackConfig(_Record):

@@ -1,0 +1,143 @@
+"""A layer made out of layers: what it inherits from them when it is squashed or merged."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from lamina import __version__
+from lamina.data.identity import row_identity
+from lamina.errors import StackError
+from lamina.lora.adapter import Adapter, check_values, load_adapter, save_adapter
+from lamina.lora.surgery import attach
+from lamina.model.machine import describe_machine
+from lamina.ops.project import Project
+from lamina.ops.rows import rows_as_jsonl, stored_rows
+from lamina.records import Conversation
+from lamina.stack.layers import read_layer, stack_digest, write_layer
+from lamina.stack.manifest import (
+    DATASET_TYPE,
+    ROWS_TYPE,
+    WEIGHTS_TYPE,
+    Cost,
+    DataSource,
+    LayerConfig,
+    Origin,
+    StackConfig,
+    StackEntry,
+)
+from lamina.stack.store import disk_errors
+
+__all__ = ["attach_on", "load_entries", "unite"]
+
+
+def load_entries(project: Project, entries: Sequence[StackEntry]) -> list[Adapter]:
+    """Return the weights of a stack's entries, each without the scale of its place."""
+    layers = [read_layer(project.store, entry.layer) for entry in entries]
+    return [load_adapter(project.store.blob_path(layer.weights)) for layer in layers]
+
+
+def attach_on(project: Project, parent: StackConfig, adapters: Sequence[Adapter], scales: Sequence[float]) -> None:
+    """Make exactly the parent's layers and ``adapters`` active on the project's base."""
+    below = [entry.scale for entry in parent.layers]
+    attach(project.loaded.model, [*load_entries(project, parent.layers), *adapters], [*below, *scales])
+
+
+def unite(
+    project: Project,
+    adapter: Adapter,
+    *,
+    name: str,
+    parent: StackConfig,
+    origin: Origin,
+    losses: tuple[float | None, float | None],
+) -> str:
+    """Write a layer made out of ``origin.layers`` and return its digest.
+
+    It inherits their rows, samples and held-out rows, each once, and their cost: what it took to have it. Rows that
+    are not on this machine cannot be inherited.
+
+    Args:
+        project: the open project.
+        adapter: its weights.
+        name: its name.
+        parent: the stack it belongs on.
+        origin: how it was made.
+        losses: held-out loss under the parent, and with the layer on it; None where nothing was held out.
+
+    Raises:
+        StackError: if the weights hold values that no layer may hold.
+    """
+    _check_weights(name, adapter)
+    store = project.store
+    layers = [read_layer(store, digest) for digest in origin.layers]
+    seen = {identity for layer in layers for identity in store.read_bytes(layer.rows).decode().split()}
+    rows = store.put_bytes("\n".join(sorted(seen)).encode(), ROWS_TYPE)
+    with disk_errors(store.root), tempfile.TemporaryDirectory(dir=store.root) as scratch:
+        weights = Path(scratch) / "weights.safetensors"
+        save_adapter(adapter, weights)
+        stored = store.put_file(weights, WEIGHTS_TYPE)
+    config = LayerConfig(
+        name=name,
+        base=project.base.pin,
+        parent=stack_digest(parent),
+        weights=stored.digest,
+        rank=max(factors.rank for factors in adapter.values()),
+        modules=tuple(adapter),
+        recipe={},
+        recipe_origins={},
+        data=_once([source for layer in layers for source in layer.data]),
+        rows=rows.digest,
+        replay=_joined(project, layers, lambda layer: layer.replay),
+        heldout=_joined(project, layers, lambda layer: layer.heldout),
+        cost=_total([layer.cost for layer in layers]),
+        heldout_loss_before=losses[0],
+        heldout_loss_after=losses[1],
+        machine=describe_machine(),
+        versions={"lamina": __version__, "python": platform.python_version(), "torch": version("torch")},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        origin=origin,
+        licence=_licence(layers),
+    )
+    return write_layer(store, config)
+
+
+def _check_weights(name: str, adapter: Adapter) -> None:
+    try:
+        for path, factors in adapter.items():
+            check_values(Path(name), f"{path} A", factors.A)
+            check_values(Path(name), f"{path} B", factors.B)
+    except StackError as error:
+        raise StackError(error.message, hint="lower the scales of the layers that go in") from error
+
+
+def _joined(
+    project: Project, layers: Sequence[LayerConfig], blob_of: Callable[[LayerConfig], str | None]
+) -> str | None:
+    rows: dict[str, Conversation] = {}
+    for layer in layers:
+        rows |= {row_identity(row): row for row in stored_rows(project.store, blob_of(layer))}
+    return project.store.put_bytes(rows_as_jsonl(list(rows.values())), DATASET_TYPE).digest if rows else None
+
+
+def _once(sources: Sequence[DataSource]) -> tuple[DataSource, ...]:
+    return tuple({(source.file, source.digest): source for source in sources}.values())
+
+
+def _total(costs: Sequence[Cost]) -> Cost:
+    return Cost(
+        tokens=sum(cost.tokens for cost in costs),
+        trained_tokens=sum(cost.trained_tokens for cost in costs),
+        seconds=sum(cost.seconds for cost in costs),
+        steps=sum(cost.steps for cost in costs),
+    )
+
+
+def _licence(layers: Sequence[LayerConfig]) -> str | None:
+    """Return the licences as an SPDX expression: who takes the new layer is bound by all of them."""
+    named = sorted({layer.licence for layer in layers if layer.licence is not None})
+    return " AND ".join(named) or None
