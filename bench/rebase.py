@@ -29,7 +29,7 @@ from lamina.train.state import TrainState
 ROWS, HELDOUT, REALIGN_STEPS = 120, 48, 8
 RECIPE = Recipe(learning_rate=7.5e-4, epochs=2.0)
 NOISE = (0.02, 0.05, 0.1)
-RATES = (0.25, 0.5, 1.0)
+RATES = (0.1, 0.25, 0.5, 1.0)
 
 
 def main() -> None:

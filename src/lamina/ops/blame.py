@@ -100,7 +100,7 @@ def blame(
     row = _row(base, renderer, messages, prompt, own if answer is None else answer, ended=len(own) < room)
     question = _Question(prompt, row, own, room)
     whole = sum(score_rows(base, [row])[0])
-    adapters = project.adapters(stack)
+    adapters = project.adapters(stack.layers)
     with project.progress.stage("leave one out", total=len(adapters) + 1, unit="stacks") as tick:
         found = []
         for place, entry in enumerate(stack.layers):

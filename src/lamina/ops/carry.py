@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +36,6 @@ from lamina.stack.manifest import Cost, LayerConfig, StackConfig, StackEntry
 from lamina.train.memory import PassSizes
 
 __all__ = [
-    "NO_COST",
     "REBASE_KEY",
     "Made",
     "Move",
@@ -50,11 +50,10 @@ __all__ = [
 
 Step = Literal["carry", "realign", "retrain"]
 REBASE_KEY = "rebase"
-NO_COST = Cost(tokens=0, trained_tokens=0, seconds=0.0, steps=0)
 # docs/design/rebase.md says why so much.
 _SHARE_OF_STEPS = 0.1
 _FEWEST_STEPS = 8
-_SHARE_OF_RATE = 0.5
+_SHARE_OF_RATE = 0.25
 _SHARE_DISTILLED = 0.25
 _LONGEST_ANSWER = 256
 
@@ -113,7 +112,7 @@ class Made:
     weights: Path | None = None
     passes: PassSizes = ()
     rows: str = ""
-    cost: Cost = NO_COST
+    cost: Cost = field(default_factory=partial(Cost.total, ()))
 
 
 def carry(sides: Sides, move: Move) -> Made | None:

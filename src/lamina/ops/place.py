@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 from lamina.errors import StackError
-from lamina.ops.carry import NO_COST, REBASE_KEY, Made, Move, Sides, Step, carry, original_steps, realign, retrain
+from lamina.ops.carry import REBASE_KEY, Made, Move, Sides, Step, carry, original_steps, realign, retrain
 from lamina.ops.measure import HELDOUT, Yardstick, keep_fitting, nats_per_byte, rendered
 from lamina.ops.project import Project
 from lamina.ops.run import made_here
 from lamina.stack.layers import list_layers, stack_digest, write_layer, write_stack
 from lamina.stack.manifest import WEIGHTS_TYPE, Cost, Origin, StackConfig, StackEntry
 
-__all__ = ["Attempt", "Goal", "Placed", "find_placed", "place", "set_goals", "total_cost"]
+__all__ = ["Attempt", "Goal", "Placed", "find_placed", "place", "set_goals"]
 
 # docs/design/rebase.md says why so much.
 _MARGIN_OF_GAIN = 0.05
@@ -76,7 +76,7 @@ class Placed:
     most: float | None = None
     is_sufficient: bool = True
     tried: tuple[Attempt, ...] = ()
-    cost: Cost = NO_COST
+    cost: Cost = field(default_factory=partial(Cost.total, ()))
 
     @property
     def is_exact(self) -> bool:
@@ -107,7 +107,7 @@ def set_goals(sides: Sides, stack: StackConfig, yardsticks: Mapping[int, Yardsti
         below, whole = (stack.model_copy(update={"layers": stack.layers[:top]}) for top in (height, height + 1))
         without, first = nats_per_byte(old.activate(below), both)
         loss, second = nats_per_byte(old.activate(whole), both)
-        goals[height] = Goal(both, without, loss, total_cost([first, second]))
+        goals[height] = Goal(both, without, loss, Cost.total([first, second]))
     return goals
 
 
@@ -147,7 +147,7 @@ def place(sides: Sides, move: Move, goal: Goal) -> Placed:
         most=most,
         is_sufficient=best.loss <= most,
         tried=attempts,
-        cost=total_cost([goal.cost, spent, *(attempt.cost for attempt in attempts)]),
+        cost=Cost.total([goal.cost, spent, *(attempt.cost for attempt in attempts)]),
     )
     if placed.step == "carry" and sides.new is sides.old:
         return placed
@@ -178,20 +178,10 @@ def find_placed(project: Project, move: Move) -> Placed | None:
     return None
 
 
-def total_cost(costs: Sequence[Cost]) -> Cost:
-    """Return the sum."""
-    return Cost(
-        tokens=sum(cost.tokens for cost in costs),
-        trained_tokens=sum(cost.trained_tokens for cost in costs),
-        seconds=sum(cost.seconds for cost in costs),
-        steps=sum(cost.steps for cost in costs),
-    )
-
-
 def _measure(sides: Sides, move: Move, goal: Goal, step: Step, made: Made) -> Attempt:
     base = sides.use_new().activate(move.new_below, top=(made.adapter, made.scale))
     loss, spent = nats_per_byte(base, goal.yardstick)
-    return Attempt(step=step, loss=loss, rows=made.rows, cost=total_cost([made.cost, spent]))
+    return Attempt(step=step, loss=loss, rows=made.rows, cost=Cost.total([made.cost, spent]))
 
 
 def _write(project: Project, move: Move, goal: Goal, placed: Placed, made: Made, bare: float) -> Placed:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lamina.config import CONFIG_NAME, BaseSettings, Settings, load_settings
 from lamina.errors import UsageError
-from lamina.lora.adapter import Adapter, Factors, load_adapter
+from lamina.lora.adapter import Adapter, load_adapter
 from lamina.lora.quantised import require_quantiser
 from lamina.lora.surgery import attach
 from lamina.model.base import Base, LoadedBase, load_base, resolve_base
@@ -15,7 +16,7 @@ from lamina.ops.toml import quoted
 from lamina.records import Progress
 from lamina.stack.layers import read_layer, write_stack
 from lamina.stack.lineage import MAIN, get_current, get_head, set_ref
-from lamina.stack.manifest import StackConfig
+from lamina.stack.manifest import StackConfig, StackEntry
 from lamina.stack.order import check_parents
 from lamina.stack.resolve import resolve
 from lamina.stack.store import Store
@@ -57,9 +58,9 @@ class Project:
         """Let go of the base in memory; it is loaded again on its next use."""
         self._loaded = None
 
-    def adapters(self, stack: StackConfig) -> list[dict[str, Factors]]:
-        """Return the weights of the stack's layers, bottom first."""
-        weights = [read_layer(self.store, entry.layer).weights for entry in stack.layers]
+    def adapters(self, entries: Sequence[StackEntry]) -> list[Adapter]:
+        """Return the weights of a stack's entries, each without the scale of its place."""
+        weights = [read_layer(self.store, entry.layer).weights for entry in entries]
         return [load_adapter(self.store.blob_path(digest)) for digest in weights]
 
     def activate(
@@ -73,7 +74,7 @@ class Project:
         if not force:
             check_parents(self.store, stack, self.base.pin)
         layers: list[tuple[Adapter, float]] = [
-            *zip(self.adapters(stack), (entry.scale for entry in stack.layers), strict=True)
+            *zip(self.adapters(stack.layers), (entry.scale for entry in stack.layers), strict=True)
         ]
         layers += [] if top is None else [top]
         attach(self.loaded.model, [adapter for adapter, _ in layers], [scale for _, scale in layers])

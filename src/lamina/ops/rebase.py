@@ -16,7 +16,7 @@ from lamina.errors import StackError, UsageError
 from lamina.model.base import resolve_base
 from lamina.ops.carry import Move, Sides, carry, realign_steps
 from lamina.ops.measure import Yardstick, find_yardstick
-from lamina.ops.place import Goal, Placed, find_placed, place, set_goals, total_cost
+from lamina.ops.place import Goal, Placed, find_placed, place, set_goals
 from lamina.ops.project import Project, base_table
 from lamina.ops.sources import has_sources
 from lamina.ops.toml import replace_table
@@ -95,7 +95,7 @@ class Rebased:
     @property
     def cost(self) -> Cost:
         """Of everything that was tried."""
-        return total_cost([layer.cost for layer in self.layers])
+        return Cost.total([layer.cost for layer in self.layers])
 
 
 def reorder_branch(store: Store, names: Sequence[str]) -> Rebased:

@@ -116,10 +116,11 @@ def run_training(project: Project, run: Run, folder: Path) -> Trained:
     return Trained(weights, cost, notes["before"], after, passes)
 
 
-def made_here(passes: PassSizes) -> dict[str, Any]:
-    """Return the fields of a layer that say where, with what and when it was made."""
+def made_here(passes: PassSizes = ()) -> dict[str, Any]:
+    """Return the fields of a layer that say where, with what and when it was made, and how a run cut its steps."""
+    cut = {PASSES_KEY: [list(size) for size in passes]} if passes else {}
     return {
-        "machine": {**describe_machine(), PASSES_KEY: [list(size) for size in passes]},
+        "machine": {**describe_machine(), **cut},
         "versions": {"lamina": __version__, "python": platform.python_version()}
         | {package: version(package) for package in ("torch", "transformers")},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
