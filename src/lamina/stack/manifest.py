@@ -11,6 +11,7 @@ annotation from the CNCF ModelPack specification, docs/spec.md.
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -131,6 +132,16 @@ class Cost(_Record):
     trained_tokens: int
     seconds: float
     steps: int
+
+    @classmethod
+    def total(cls, costs: Sequence[Cost]) -> Cost:
+        """Return the sum of ``costs``; of none, nothing."""
+        return cls(
+            tokens=sum(cost.tokens for cost in costs),
+            trained_tokens=sum(cost.trained_tokens for cost in costs),
+            seconds=sum((cost.seconds for cost in costs), 0.0),
+            steps=sum(cost.steps for cost in costs),
+        )
 
 
 class Origin(_Record):
