@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["INSTRUCTIONS", "check_instructions", "followed", "all_followed"]
+__all__ = ["INSTRUCTIONS", "all_followed", "check_instructions", "followed"]
 
 
 class Instruction(NamedTuple):
@@ -195,8 +195,7 @@ def followed(answer: str, reference: str) -> list[bool]:
     An empty answer follows nothing, as in IFEval.
     """
     return [
-        bool(answer.strip())
-        and _BY_ID[name].follows(answer, **{key: given[key] for key in _BY_ID[name].arguments})
+        bool(answer.strip()) and _BY_ID[name].follows(answer, **{key: given[key] for key in _BY_ID[name].arguments})
         for name, given in json.loads(reference)
     ]
 

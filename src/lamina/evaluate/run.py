@@ -153,7 +153,7 @@ def _weigh_texts(base: LoadedBase, renderer: Renderer, suite: Suite, tick: Tick)
     start = next(iter(renderer.bos() or sorted(base.stop_ids)), 0)
     texts = ["\n".join([*(turn.content for turn in item.prompt), item.reference]) for item in suite.items]
     encoded = [base.tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    windows = [list(rolling_windows(ids, start, base.context - 1)) for ids in encoded]
+    windows = [list(rolling_windows(ids, start, base.context)) for ids in encoded]
     scores = iter(score_rows(base, [window for own in windows for window in own]))
     totals = [math.fsum(math.fsum(next(scores)) for _ in own) for own in windows]
     tick(len(texts))

@@ -210,7 +210,8 @@ def _instruction_item(file: Path, number: int, record: dict[str, Any]) -> Item:
     problem = check_instructions(ids, arguments)
     if problem is not None:
         raise DataError(file, problem, row=number, hint="mend the row; docs/suites.md lists the instructions")
-    assert isinstance(ids, list) and isinstance(arguments, list)
+    assert isinstance(ids, list)
+    assert isinstance(arguments, list)
     return Item((Message("user", prompt),), json.dumps(list(zip(ids, arguments, strict=True))))
 
 

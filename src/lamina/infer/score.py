@@ -40,7 +40,7 @@ def score_rows(base: LoadedBase, rows: Sequence[TokenRow], tick: Tick | None = N
 
 
 def score_rows_greedily(base: LoadedBase, rows: Sequence[TokenRow], tick: Tick | None = None) -> list[Scored]:
-    """Return the same with whether the trained tokens are what greedy decoding writes, for one more pass of the head."""
+    """Return the same with whether greedy decoding writes the trained tokens, for one more pass of the head."""
     return _score(base, rows, tick, greedy=True)
 
 

@@ -102,7 +102,6 @@ class LoadedBase:
         with packed_mode(self.model) if self.packed else nullcontext():
             return plain_states(self.model, pack), pack
 
-
     @torch.no_grad()
     def scoring_states(self, rows: Sequence[TokenRow]) -> tuple[Tensor, Pack]:
         """Return what ``last_states`` does, for scoring alone: fused blocks share every common start of the rows."""

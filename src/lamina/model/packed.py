@@ -18,7 +18,16 @@ from lamina.model.machine import pick_kernels
 from lamina.model.rows import lay_out, lay_out_tree
 from lamina.records import TokenRow
 
-__all__ = ["Pack", "find_fused", "fused_states", "make_pack", "make_scoring_pack", "packed_mode", "plain_states", "supports_packing"]
+__all__ = [
+    "Pack",
+    "find_fused",
+    "fused_states",
+    "make_pack",
+    "make_scoring_pack",
+    "packed_mode",
+    "plain_states",
+    "supports_packing",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +76,7 @@ def make_pack(rows: Sequence[TokenRow], device: torch.device, *, share: bool = F
 
 
 def make_scoring_pack(rows: Sequence[TokenRow], device: torch.device) -> Pack:
-    """Return the pack of ``rows`` for fused blocks without backward: every common start once, scored tokens included."""
+    """Return the pack of ``rows`` for fused blocks without backward: every common start once, what is scored too."""
     layout = lay_out_tree(rows, device)
     wanted = [
         (places[index - 1], row.ids[index])

@@ -91,7 +91,8 @@ def lay_out_tree(rows: Sequence[TokenRow], device: torch.device) -> Layout:
             layout.places[index] = path
         if not alike:
             going = members[len(ended) :]  # a row that ends here comes before those that go on
-            open_ += [(list(group), path) for _, group in groupby(going, lambda index: ids[index][common : common + 1])]
+            nexts = {index: ids[index][common : common + 1] for index in going}
+            open_ += [(list(group), path) for _, group in groupby(going, nexts.__getitem__)]
     for depth in sorted(segments):
         layout.buckets.extend(_buckets(segments[depth], depth, device))
     return layout
