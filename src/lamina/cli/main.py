@@ -40,6 +40,8 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("eval", "score every prefix of the stack on every suite"),
     ("chart", "draw the scores: PNG, SVG and one HTML report"),
     ("chat", "talk to a stack in the terminal"),
+    ("push", "send a stack to an OCI registry, layer by layer"),
+    ("pull", "bring a stack from an OCI registry"),
     ("data", "look at a file as the model will see it"),
     ("fsck", "check every digest, mend refs and index"),
     ("gc", "remove what no branch or tag reaches"),

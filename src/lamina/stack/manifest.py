@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lamina.config import Quantisation
+from lamina.refs import Digest
 
 __all__ = [
     "DATASET_TYPE",
@@ -77,7 +78,7 @@ class Descriptor(_Record):
     mediaType: str  # noqa: N815  (the spec's spelling)
     digest: str
     size: int
-    artifactType: str | None = None  # noqa: N815
+    artifactType: str | None = Field(None, exclude_if=_is_unset)  # noqa: N815
     annotations: dict[str, str] = Field(default_factory=dict)
 
 
@@ -89,6 +90,11 @@ class Manifest(_Record):
     artifactType: str  # noqa: N815
     config: Descriptor
     layers: tuple[Descriptor, ...]
+
+    @property
+    def digest(self) -> str:
+        """The digest of the manifest itself, by which a registry pins it."""
+        return str(Digest.of_bytes(self.canonical()))
 
 
 class Index(_Record):
