@@ -20,7 +20,7 @@ __all__ = ["Match", "Rating", "rate_models", "win_chance"]
 
 _SCALE = 400 / math.log(10)
 _CENTRE = 1000.0
-_RIDGE = 1e-4  # an unbeaten model's best fit lies at infinity; this keeps it finite and changes others in no digit shown
+_RIDGE = 1e-4  # keeps an unbeaten model's best fit finite, and changes the others in no digit shown
 _RESAMPLES = 500
 _STEPS = 100
 _Array = NDArray[np.float64]
@@ -38,7 +38,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """A model's rating with a 95 % interval, infinite above if nothing ever scored against it, below if it never did."""
+    """A model's rating with a 95 % interval, infinite above if none scored against it, and below if it never scored."""
 
     name: str
     value: float

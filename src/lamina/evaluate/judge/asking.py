@@ -42,7 +42,7 @@ def ask_all(
 
     Raises:
         JudgeDownError: if nobody answers, or three questions in a row got no reply. What was answered is kept.
-        UsageError: if the judge refuses the key, the model or the address.
+        UsageError: if the judge refuses the key, or knows neither model nor address.
     """
     run = _Run(settings, endpoint, journal, tick)
     with ThreadPoolExecutor(settings.parallel) as pool:
@@ -70,9 +70,20 @@ class _Run:
         self.answered = 0
         self._settings, self._endpoint, self._journal, self._tick = settings, endpoint, journal, tick
         self._in_a_row = 0
+        self._over = False
         self._lock = threading.Lock()
 
     def ask(self, question: Question) -> Reply:
+        """Return the reply to one question; after an error that ends the run nothing is sent any more."""
+        if self._over:
+            return Reply(None, "not asked")
+        try:
+            return self._ask(question)
+        except BaseException:
+            self._over = True
+            raise
+
+    def _ask(self, question: Question) -> Reply:
         key = journal_key(self._settings.url, request_body(self._settings, question.messages))
         known = self._journal.find(key)
         if known is not None:

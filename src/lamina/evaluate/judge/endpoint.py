@@ -73,7 +73,7 @@ class Endpoint:
         Raises:
             NoReplyError: if it timed out, failed, or answered something else than a completion, at every attempt.
             JudgeDownError: if no connection was made at any attempt.
-            UsageError: if it refuses the key, the model or the address.
+            UsageError: if it refuses the key, or knows neither model nor address.
         """
         body = request_body(self._settings, messages)
         wait = _FIRST_WAIT_S
@@ -104,11 +104,13 @@ class Endpoint:
                 f"the judge at {settings.url} refuses the key (HTTP {code})",
                 hint=f"export {settings.key_env}=… with a key for it, or name another variable as judge.key_env",
             )
-        if code >= 400:
+        if code == 404:
             raise UsageError(
-                f"the judge at {settings.url} refuses '{settings.model}' (HTTP {code}): {_excerpt(answer)}",
+                f"the judge at {settings.url} knows no '{settings.model}' (HTTP {code}): {_excerpt(answer)}",
                 hint="check url and model under [judge] in lamina.toml",
             )
+        if code >= 400:
+            raise NoReplyError(f"HTTP {code}: {_excerpt(answer)}")
         try:
             content = answer.json()["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError) as error:
