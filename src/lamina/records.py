@@ -69,7 +69,11 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """What one optimiser step did. ``loss`` is nats per trained token over the whole step; times are in seconds."""
+    """What one optimiser step did.
+
+    ``loss`` is nats per trained token over the whole step; times are in seconds; ``pass_tokens`` is the most tokens
+    that went through the model at once.
+    """
 
     step: int
     steps: int
@@ -79,6 +83,7 @@ class StepRecord:
     tokens: int
     trained_tokens: int
     elapsed_s: float
+    pass_tokens: int
     heldout_loss: float | None = None
 
 

@@ -99,6 +99,7 @@ def test_a_stack_that_the_branch_does_not_hold_leaves_it_alone(two_layers: Path,
     assert said.json["branch"] is None
     assert get_ref(store, "main") == held
     assert read_layer(store, said.json["layer"]).origin.scales == (1.0, 0.5)  # type: ignore[union-attr]
+    assert said.json["logit_drift"]["max_error"] < 1e-5  # scales are in the new layer
 
 
 @pytest.mark.parametrize(

@@ -199,3 +199,28 @@ def test_a_hub_that_cannot_be_reached(stacked: Path, monkeypatch: pytest.MonkeyP
             publish(stacked, None, TARGET, progress=Quiet())
     assert "\n" not in refused.value.message
     assert not list((stacked / ".lamina" / "runs").iterdir())
+
+
+def test_push_to_the_hub_by_flag_or_by_place(stacked: Path, cli: Any, tmp_path: Path) -> None:
+    for number, line in enumerate(
+        (["--to", "hf:ann/tools"], ["main", "hf:ann/tools"], ["main", "--to", "hf:ann/tools"])
+    ):
+        folder = tmp_path / f"out{number}"
+        said = cli("push", *line, "--folder", str(folder), "--json")
+        assert said.code == 0, said.err
+        assert said.json["uploaded"] is False
+        assert {path.name for path in folder.iterdir()} == set(said.json["files"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ([], "0 names where a target"),
+        (["a", "b", "--to", "c"], "3 names where a target"),
+        (["--to", "hf:ann/tools", "--with-data"], "--with-data and --plain-http are for registries"),
+        (["localhost:1/x:v1", "--folder", "out"], "--folder is for the hub"),
+    ],
+)
+def test_flags_that_do_not_belong_together(stacked: Path, cli: Any, line: list[str], message: str) -> None:
+    said = cli("push", *line)
+    assert (said.code, message in said.err) == (2, True), said.err

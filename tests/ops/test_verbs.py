@@ -264,7 +264,7 @@ def test_law_6_kill_9_then_again_gives_the_same_bits(
     write_rows(project / "rows.jsonl", 40)
     code = (
         "import os, signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
-        "import test_verbs as t; t.train_module._CHECKPOINT_EVERY_S = 0.0\n"
+        "import test_verbs as t; from lamina.ops import run; run._CHECKPOINT_EVERY_S = 0.0\n"
         "t.train_with(Path(sys.argv[1]), t.Interrupting(6, lambda: os.kill(os.getpid(), signal.SIGKILL)))\n"
     )
     here = str(Path(__file__).parent)

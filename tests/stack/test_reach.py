@@ -40,7 +40,7 @@ def test_what_undo_could_bring_back_is_kept_unless_told(store: Store, grown: Sta
     assert [name for name, _ in plan.layers] == ["b"]
     assert named(store) == ["a", "b"]  # a plan removes nothing
     gone = collect_garbage(store, forget_history=True, grace_s=0)
-    assert (gone.layers, gone.blobs) == (plan.layers, plan.blobs)
+    assert (gone.layers, gone.files) == (plan.layers, plan.files)
     assert gone.size_bytes > 0
     assert named(store) == ["a"]
     assert [move.why for move in history(store, "main")] == ["drop b"]
@@ -60,16 +60,20 @@ def test_a_candidate_goes_and_an_hour_old_one_stays(store: Store, grown: StackCo
 def test_what_a_command_in_flight_puts_again_is_young_again(store: Store, grown: StackConfig) -> None:
     blob = store.put_bytes(b"of a run", "t").digest
     os.utime(store.blob_path(blob), (0, 0))
-    assert find_garbage(store).blobs == (blob,)
+    assert find_garbage(store).files == (store.blob_path(blob),)
     store.put_bytes(b"of a run", "t")
-    assert find_garbage(store).blobs == ()
+    assert find_garbage(store).files == ()
 
 
 def test_scratch_files_of_the_dead_go(store: Store, grown: StackConfig) -> None:
     scratch = store.root / "blobs" / "sha256" / ".weights-1"
     scratch.write_bytes(b"half")
+    download = store.partial_path("sha256:" + "0" * 64)
+    download.parent.mkdir(exist_ok=True)
+    download.write_bytes(b"half")
     collect_garbage(store, grace_s=0)
     assert not scratch.exists()
+    assert not download.exists()
 
 
 def test_nothing_is_removed_while_something_reached_is_damaged(store: Store, grown: StackConfig) -> None:
@@ -105,4 +109,4 @@ def test_every_ref_loads_after_any_history(tmp_path_factory, bare, bake, seed: i
     for digest in kept:
         for entry in read_stack(store, digest).layers:
             assert store.has(read_layer(store, entry.layer).weights)
-    assert find_garbage(store, forget_history=forget, grace_s=0).blobs == ()
+    assert find_garbage(store, forget_history=forget, grace_s=0).files == ()

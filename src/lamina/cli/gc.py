@@ -27,7 +27,7 @@ def run(
                 "removed": yes,
                 "layers": [{"name": name, "digest": digest} for name, digest in garbage.layers],
                 "stacks": [digest for _, digest in garbage.stacks],
-                "blobs": len(garbage.blobs),
+                "files": len(garbage.files),
                 "bytes": garbage.size_bytes,
             }
         )
@@ -36,8 +36,8 @@ def run(
         print_line(f"layer {digest[7:15]}  {name}")
     for name, digest in garbage.stacks:
         print_line(f"stack {digest[7:15]}  {name}")
-    what = f"{len(garbage.blobs)} blobs, {garbage.size_bytes / 1e6:.1f} MB"
-    if not garbage.blobs and not garbage.entries:
+    what = f"{len(garbage.files)} files, {garbage.size_bytes / 1e6:.1f} MB"
+    if not garbage.files and not garbage.entries:
         say("nothing to remove (what is younger than an hour is kept)")
     else:
         say(f"removed {what}" if yes else f"would remove {what}: `lamina gc --yes` does")

@@ -23,6 +23,8 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("import", "put a PEFT LoRA from elsewhere on top of the stack"),
     ("log", "the layers of a stack with their cost and effect"),
     ("show", "everything about one layer, or a stack"),
+    ("blame", "which layer changed an answer"),
+    ("reproduce", "train a layer again from its record and compare the bits"),
     ("diff", "tell two stacks apart, or two layers"),
     ("drop", "take a layer out of the stack"),
     ("reorder", "put the layers into another order"),
@@ -30,6 +32,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("squash", "make one layer out of several"),
     ("merge", "join layers that were trained apart"),
     ("fold", "write the base with a stack's layers in its weights"),
+    ("rebase", "carry layers to another order, stack or base"),
     ("undo", "take back the last change"),
     ("branch", "list, make or delete branches"),
     ("switch", "go to another branch"),
@@ -38,6 +41,8 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("judge", "let a model say which of two stacks answers better"),
     ("chart", "draw the scores: PNG, SVG and one HTML report"),
     ("chat", "talk to a stack in the terminal"),
+    ("push", "send a stack to an OCI registry, layer by layer"),
+    ("pull", "bring a stack from an OCI registry"),
     ("data", "look at a file as the model will see it"),
     ("fsck", "check every digest, mend refs and index"),
     ("gc", "remove what no branch or tag reaches"),
@@ -104,7 +109,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
 
 
 def _overview() -> str:
-    lines = [f"  {name:8} {line}" for name, line in VERBS]
+    lines = [f"  {name:9} {line}" for name, line in VERBS]
     return "\n".join(
         [
             "usage: lamina COMMAND [OPTIONS]",

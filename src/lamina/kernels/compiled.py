@@ -21,6 +21,7 @@ _WORTH_IT = ("norm", "norm_backward", "gate", "gate_backward_", "softmax_", "sof
 def compile_kernels() -> TorchKernels:
     """Return a set of kernels whose arithmetic is compiled, for any number of rows, on first use."""
     kernels: Any = TorchKernels()
+    kernels.name = "torch.compile"
     for name in _WORTH_IT:
         setattr(kernels, name, torch.compile(getattr(kernels, name), dynamic=True, fullgraph=True))
     found: TorchKernels = kernels

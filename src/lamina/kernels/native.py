@@ -91,6 +91,8 @@ class NativeKernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         """Declare the library's functions."""
+        # Another compiler may add up in another order, so the build names itself by its content.
+        self.name = f"native {Digest.of_file(Path(library._name)).short}"
         self._functions = {}
         for dtype in (torch.float32, torch.bfloat16):
             for name, types in _SIGNATURES.items():

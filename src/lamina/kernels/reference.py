@@ -17,6 +17,8 @@ __all__ = ["TorchKernels"]
 class TorchKernels:
     """A set of ``Kernels`` made of torch's own operations."""
 
+    name = "torch"
+
     def norm(self, x: Tensor, weight: Tensor, eps: float, add: Tensor | None = None) -> Tensor:
         """See ``Kernels``."""
         wide = x.float()

@@ -100,7 +100,13 @@ class Mask:
 
 
 class Kernels(Protocol):
-    """The element-wise part of a decoder block. Names that end in ``_`` write into their first argument."""
+    """The element-wise part of a decoder block. Names that end in ``_`` write into their first argument.
+
+    Attributes:
+        name: which arithmetic this is; what was computed with another may differ in its last bits.
+    """
+
+    name: str
 
     def norm(self, x: Tensor, weight: Tensor, eps: float, add: Tensor | None = None) -> Tensor:
         """Return ``add + x / sqrt(mean(x^2) + eps) * weight``, x (T, width), weight (width,) float32.

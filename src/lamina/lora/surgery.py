@@ -28,6 +28,7 @@ from lamina.lora.quantised import QuantisedLinear
 __all__ = [
     "attach",
     "detach",
+    "fits",
     "fresh_adapter",
     "linear_paths",
     "linear_shapes",
@@ -84,6 +85,12 @@ def attach(model: nn.Module, adapters: Sequence[Adapter], scales: Sequence[float
             found = (factors.A.shape[1], factors.B.shape[0])
             raise StackError(f"layer does not fit the base: {path} maps {expected}, the layer {found}")
         wrapper.freeze(factors)
+
+
+def fits(model: PreTrainedModel, adapter: Adapter) -> bool:
+    """Return whether ``model`` has every linear map that ``adapter`` adapts, of the same widths."""
+    shapes = linear_shapes(model)
+    return all(shapes.get(path) == (factors.B.shape[0], factors.A.shape[1]) for path, factors in adapter.items())
 
 
 def set_trained(model: nn.Module, pairs: dict[str, tuple[nn.Parameter, nn.Parameter]], scale: float) -> None:

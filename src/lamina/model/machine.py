@@ -73,6 +73,7 @@ def describe_machine() -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "dtype": str(pick_dtype(device)).removeprefix("torch."),
+        "kernels": pick_kernels(device).name,
         "torch": torch.__version__,
         "system": platform.platform(terse=True),
     }

@@ -7,9 +7,8 @@ import time
 
 import torch
 
-from lamina.kernels.reference import TorchKernels
 from lamina.model.bundled import bundled_folder
-from lamina.model.machine import cache_folder, describe_machine, pick_device, pick_dtype, pick_kernels
+from lamina.model.machine import cache_folder, describe_machine, pick_device, pick_dtype
 
 __all__ = ["examine"]
 
@@ -26,7 +25,6 @@ def examine() -> dict[str, str | int | float | bool]:
     report["gflops_float32"] = round(_rate(device, torch.float32))
     if dtype != torch.float32:
         report["gflops_" + str(dtype).removeprefix("torch.")] = round(_rate(device, dtype))
-    report["kernels"] = "torch" if isinstance(pick_kernels(device), TorchKernels) else "compiled"
     report["disk_free_gb"] = round(shutil.disk_usage(existing).free / 1e9, 1)
     report["cache"] = str(cache)
     report["base_ready"] = (bundled_folder() / "config.json").exists()

@@ -25,7 +25,6 @@ from lamina.model.folder import stored_dtype, write_folder
 from lamina.model.machine import require_disk
 from lamina.ops.project import Project
 from lamina.ops.rows import heldout_sample, render_rows
-from lamina.ops.unite import load_entries
 from lamina.records import Conversation, Quiet, TokenRow
 from lamina.stack.layers import name_of, read_layer, stack_digest
 from lamina.stack.manifest import StackConfig
@@ -132,7 +131,7 @@ def _fold_into(
     project: Project, stack: StackConfig, dtype: torch.dtype, rows: Sequence[TokenRow], folder: Path
 ) -> tuple[Look, FoldDrift]:
     """Write the folded model and return what the live stack makes of the rows, and what rounding took."""
-    adapters = load_entries(project, stack.layers)
+    adapters = project.adapters(stack.layers)
     scales = [entry.scale for entry in stack.layers]
     live = load_base(project.base, dtype=torch.float32)
     attach(live.model, adapters, scales)

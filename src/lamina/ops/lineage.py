@@ -15,7 +15,7 @@ from lamina.stack.difference import diff_stacks
 from lamina.stack.layers import list_layers, read_layer, read_stack, stack_digest
 from lamina.stack.lineage import RefMove, get_current, get_head, history, list_refs, list_tags
 from lamina.stack.manifest import LayerConfig, StackConfig, StackEntry
-from lamina.stack.resolve import resolve
+from lamina.stack.resolve import resolve_here
 from lamina.stack.store import Store
 
 __all__ = ["Effect", "Lineage", "LogRow", "Spent", "Tree", "name_refs", "read_lineage", "read_named", "read_tree"]
@@ -82,7 +82,7 @@ def read_lineage(start: Path, expression: str | None) -> Lineage:
         StackError: if there is no project or no such stack.
     """
     store = Store.find(start)
-    stack, named = _resolve(store, expression), expression or get_head(store)
+    stack, named = resolve_here(store, expression), expression or get_head(store)
     costs, refs = _costs(store), list_refs(store)
     prefixes = _prefixes(stack)
     digests = [stack_digest(prefix) for prefix in prefixes]
@@ -143,10 +143,10 @@ def read_named(start: Path, name: str) -> tuple[str, LayerConfig | StackConfig]:
     """
     store = Store.find(start)
     try:
-        entry = _resolve(store, f"base+{name}").layers[-1]
+        entry = resolve_here(store, f"base+{name}").layers[-1]
     except LaminaError as no_layer:
         try:
-            stack = _resolve(store, name)
+            stack = resolve_here(store, name)
         except LaminaError:
             raise no_layer from None
         return stack_digest(stack), stack
@@ -226,8 +226,3 @@ def _spent(layer: LayerConfig, costs: CostSettings) -> Spent:
 
 def _costs(store: Store) -> CostSettings:
     return load_settings(store.project / CONFIG_NAME).cost
-
-
-def _resolve(store: Store, expression: str | None) -> StackConfig:
-    branch, held = get_current(store)
-    return resolve(store, expression or branch, read_stack(store, held).base)

@@ -13,7 +13,7 @@ from lamina.merge.layers import METHODS
 from lamina.ops.admit import Admission, Place, admit, find_place
 from lamina.ops.project import Project
 from lamina.ops.rows import heldout_sample, render_rows
-from lamina.ops.unite import attach_on, load_entries, unite
+from lamina.ops.unite import attach_on, unite
 from lamina.ops.weigh import Objective, Weighed, own_rows, suite_score, weigh
 from lamina.stack.layers import name_of, read_layer, read_stack
 from lamina.stack.manifest import LayerConfig, Origin, StackConfig, StackEntry
@@ -69,7 +69,7 @@ def merge(
     layers = [read_layer(project.store, entry.layer) for entry in entries]
     parent = _common_parent(project, layers)
     place = _find_place(project, entries, parent, name, guards)
-    adapters = load_entries(project, entries)
+    adapters = project.adapters(entries)
     objective = suite_score(project, dev) if dev else own_rows(project, parent, layers, adapters)
     weighed = weigh(project, parent, adapters, method, objective)
     digests = tuple(entry.layer for entry in entries)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lamina.config import CONFIG_NAME, BaseSettings, Settings, load_settings
 from lamina.errors import UsageError
-from lamina.lora.adapter import load_adapter
+from lamina.lora.adapter import Adapter, load_adapter
 from lamina.lora.quantised import require_quantiser
 from lamina.lora.surgery import attach
 from lamina.model.base import Base, LoadedBase, load_base, resolve_base
+from lamina.ops.toml import quoted
 from lamina.records import Progress
 from lamina.stack.layers import read_layer, write_stack
 from lamina.stack.lineage import MAIN, get_current, get_head, set_ref
-from lamina.stack.manifest import StackConfig
+from lamina.stack.manifest import StackConfig, StackEntry
 from lamina.stack.order import check_parents
 from lamina.stack.resolve import resolve
 from lamina.stack.store import Store
 
-__all__ = ["Project", "init_project", "open_project"]
+__all__ = ["Project", "base_table", "init_project", "open_project"]
 
 
 @dataclass
@@ -52,17 +54,30 @@ class Project:
         """
         return resolve(self.store, expression or self.branch, self.base.pin)
 
-    def activate(self, stack: StackConfig, *, force: bool = False) -> LoadedBase:
-        """Return the base with exactly the layers of ``stack`` active.
+    def release(self) -> None:
+        """Let go of the base in memory; it is loaded again on its next use."""
+        self._loaded = None
+
+    def adapters(self, entries: Sequence[StackEntry]) -> list[Adapter]:
+        """Return the weights of a stack's entries, each without the scale of its place."""
+        weights = [read_layer(self.store, entry.layer).weights for entry in entries]
+        return [load_adapter(self.store.blob_path(digest)) for digest in weights]
+
+    def activate(
+        self, stack: StackConfig, *, force: bool = False, top: tuple[Adapter, float] | None = None
+    ) -> LoadedBase:
+        """Return the base with exactly the layers of ``stack`` active, and ``top`` with its scale, if one is given.
 
         Raises:
             StackError: if a layer belongs to another base or parent, unless forced (law 7).
         """
         if not force:
             check_parents(self.store, stack, self.base.pin)
-        weights = [read_layer(self.store, entry.layer).weights for entry in stack.layers]
-        adapters = [load_adapter(self.store.blob_path(digest)) for digest in weights]
-        attach(self.loaded.model, adapters, [entry.scale for entry in stack.layers])
+        layers: list[tuple[Adapter, float]] = [
+            *zip(self.adapters(stack.layers), (entry.scale for entry in stack.layers), strict=True)
+        ]
+        layers += [] if top is None else [top]
+        attach(self.loaded.model, [adapter for adapter, _ in layers], [scale for _, scale in layers])
         return self.loaded
 
 
@@ -81,14 +96,15 @@ def init_project(folder: Path, settings: BaseSettings, progress: Progress) -> Pr
     folder.mkdir(parents=True, exist_ok=True)
     store = Store.create(folder)
     set_ref(store, MAIN, write_stack(store, StackConfig(base=base.pin, layers=())), why="init")
-    template = f'template = "{settings.template}"\n' if settings.template else ""
-    quantise = f'quantise = "{settings.quantise}"\n' if settings.quantise != "none" else ""
-    config.write_text(
-        "# Keys and defaults: docs/settings.md\n[base]\n"
-        f'model = "{settings.model}"\ndigest = "{base.pin.digest}"\n{template}{quantise}',
-        "utf-8",
-    )
+    table = base_table(settings.model_copy(update={"digest": base.pin.digest}))
+    config.write_text(f"# Keys and defaults: docs/settings.md\n{table}", "utf-8")
     return Project(store, load_settings(config), base, progress)
+
+
+def base_table(settings: BaseSettings) -> str:
+    """Return the table ``[base]`` of ``lamina.toml`` that says what ``settings`` say."""
+    said = settings.model_dump(mode="json", exclude_defaults=True) | {"model": settings.model}
+    return "[base]\n" + "".join(f"{key} = {quoted(said[key])}\n" for key in BaseSettings.model_fields if key in said)
 
 
 def open_project(start: Path, progress: Progress) -> Project:

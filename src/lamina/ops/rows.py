@@ -23,9 +23,12 @@ from lamina.stack.store import Store
 __all__ = [
     "TrainingData",
     "heldout_sample",
+    "identities",
     "known_rows",
     "prepare_rows",
     "read_files",
+    "render_replay",
+    "render_rows",
     "replay_rows",
     "rows_as_jsonl",
     "spread",
@@ -104,11 +107,17 @@ def replay_rows(project: Project, stack: StackConfig, count: int) -> list[Conver
     return chosen
 
 
+def render_replay(project: Project, stack: StackConfig, data: TrainingData, recipe: Recipe) -> list[TokenRow]:
+    """Return the rows of ``stack``'s layers that are mixed into training on ``data``, rendered."""
+    chosen = replay_rows(project, stack, round(recipe.replay * len(data.train)))
+    return render_rows(project, chosen, project.loaded.context)
+
+
 def stored_rows(store: Store, digest: str | None) -> list[Conversation]:
     """Return the rows of a replay or held-out blob; none if there is none, or if its owner kept it at home."""
     if digest is None or not store.has(digest):
         return []
-    return [_as_conversation(line) for line in store.read_bytes(digest).splitlines()]
+    return [from_record(json.loads(line)) for line in store.read_bytes(digest).splitlines()]
 
 
 def heldout_sample(project: Project, layers: Sequence[LayerConfig], most: int) -> list[Conversation]:
@@ -130,10 +139,6 @@ def rows_as_jsonl(rows: Sequence[Conversation]) -> bytes:
 def identities(rows: Sequence[Conversation]) -> list[str]:
     """Return the rows' identities, sorted."""
     return sorted(row_identity(row) for row in rows)
-
-
-def _as_conversation(line: bytes) -> Conversation:
-    return from_record(json.loads(line))
 
 
 def _report_lost(project: Project, rows: Sequence[TokenRow], longest: int, limit: float) -> None:

@@ -11,7 +11,7 @@ from lamina.lora.adapter import Adapter, combine
 from lamina.lora.squash import Lost, compress
 from lamina.ops.project import Project
 from lamina.ops.rows import heldout_sample, render_rows
-from lamina.ops.unite import attach_on, load_entries, unite
+from lamina.ops.unite import attach_on, unite
 from lamina.records import TokenRow
 from lamina.stack.layers import name_of, read_layer, stack_digest, write_stack
 from lamina.stack.lineage import get_current, set_ref
@@ -87,7 +87,7 @@ def squash(
             hint="`lamina log` lists the layers; --rank makes a single layer smaller",
         )
     scales = [entry.scale for entry in squashed]
-    whole = combine(load_entries(project, squashed), scales)
+    whole = combine(project.adapters(squashed), scales)
     adapter, lost = (whole, None) if rank is None and energy is None else compress(whole, rank=rank, energy=energy)
     layers = [read_layer(project.store, entry.layer) for entry in squashed]
     rows = render_rows(project, heldout_sample(project, layers, _ROWS_PER_LAYER), project.loaded.context)

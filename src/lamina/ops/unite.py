@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
-from lamina import __version__
 from lamina.data.identity import row_identity
 from lamina.errors import StackError
-from lamina.lora.adapter import Adapter, check_values, load_adapter, save_adapter
+from lamina.lora.adapter import Adapter, check_values, save_adapter
 from lamina.lora.surgery import attach
-from lamina.model.machine import describe_machine
 from lamina.ops.project import Project
 from lamina.ops.rows import rows_as_jsonl, stored_rows
+from lamina.ops.run import made_here
 from lamina.records import Conversation
 from lamina.stack.layers import read_layer, stack_digest, write_layer
 from lamina.stack.manifest import (
@@ -28,23 +24,16 @@ from lamina.stack.manifest import (
     LayerConfig,
     Origin,
     StackConfig,
-    StackEntry,
 )
 from lamina.stack.store import disk_errors
 
-__all__ = ["attach_on", "load_entries", "unite"]
-
-
-def load_entries(project: Project, entries: Sequence[StackEntry]) -> list[Adapter]:
-    """Return the weights of a stack's entries, each without the scale of its place."""
-    layers = [read_layer(project.store, entry.layer) for entry in entries]
-    return [load_adapter(project.store.blob_path(layer.weights)) for layer in layers]
+__all__ = ["attach_on", "unite"]
 
 
 def attach_on(project: Project, parent: StackConfig, adapters: Sequence[Adapter], scales: Sequence[float]) -> None:
     """Make exactly the parent's layers and ``adapters`` active on the project's base."""
     below = [entry.scale for entry in parent.layers]
-    attach(project.loaded.model, [*load_entries(project, parent.layers), *adapters], [*below, *scales])
+    attach(project.loaded.model, [*project.adapters(parent.layers), *adapters], [*below, *scales])
 
 
 def unite(
@@ -94,14 +83,12 @@ def unite(
         rows=rows.digest,
         replay=_joined(project, layers, lambda layer: layer.replay),
         heldout=_joined(project, layers, lambda layer: layer.heldout),
-        cost=_total([layer.cost for layer in layers]),
+        cost=Cost.total([layer.cost for layer in layers]),
         heldout_loss_before=losses[0],
         heldout_loss_after=losses[1],
-        machine=describe_machine(),
-        versions={"lamina": __version__, "python": platform.python_version(), "torch": version("torch")},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
         origin=origin,
         licence=_licence(layers),
+        **made_here(),
     )
     return write_layer(store, config)
 
@@ -126,15 +113,6 @@ def _joined(
 
 def _once(sources: Sequence[DataSource]) -> tuple[DataSource, ...]:
     return tuple({(source.file, source.digest): source for source in sources}.values())
-
-
-def _total(costs: Sequence[Cost]) -> Cost:
-    return Cost(
-        tokens=sum(cost.tokens for cost in costs),
-        trained_tokens=sum(cost.trained_tokens for cost in costs),
-        seconds=sum(cost.seconds for cost in costs),
-        steps=sum(cost.steps for cost in costs),
-    )
 
 
 def _licence(layers: Sequence[LayerConfig]) -> str | None:

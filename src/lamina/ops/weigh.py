@@ -15,7 +15,7 @@ from lamina.merge.search import Found, Point, pattern_search
 from lamina.ops.evaluate import find_suites
 from lamina.ops.project import Project
 from lamina.ops.rows import heldout_sample, render_rows, spread, stored_rows
-from lamina.ops.unite import attach_on, load_entries
+from lamina.ops.unite import attach_on
 from lamina.records import Tick
 from lamina.stack.manifest import LayerConfig, StackConfig
 from lamina.train.passes import mean_loss
@@ -137,7 +137,7 @@ def weigh(
 def _search(
     project: Project, parent: StackConfig, adapters: Sequence[Adapter], objective: Objective, budget: int, label: str
 ) -> Found:
-    below, scales = load_entries(project, parent.layers), [entry.scale for entry in parent.layers]
+    below, scales = project.adapters(parent.layers), [entry.scale for entry in parent.layers]
 
     def trial(point: Point, tick: Tick) -> float:
         attach(project.loaded.model, [*below, *adapters], [*scales, *point])

@@ -11,11 +11,13 @@ annotation from the CNCF ModelPack specification, docs/spec.md.
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from lamina.config import Quantisation
+from lamina.refs import Digest
 
 __all__ = [
     "DATASET_TYPE",
@@ -76,7 +78,7 @@ class Descriptor(_Record):
     mediaType: str  # noqa: N815  (the spec's spelling)
     digest: str
     size: int
-    artifactType: str | None = None  # noqa: N815
+    artifactType: str | None = Field(None, exclude_if=_is_unset)  # noqa: N815
     annotations: dict[str, str] = Field(default_factory=dict)
 
 
@@ -88,6 +90,11 @@ class Manifest(_Record):
     artifactType: str  # noqa: N815
     config: Descriptor
     layers: tuple[Descriptor, ...]
+
+    @property
+    def digest(self) -> str:
+        """The digest of the manifest itself, by which a registry pins it."""
+        return str(Digest.of_bytes(self.canonical()))
 
 
 class Index(_Record):
@@ -125,6 +132,16 @@ class Cost(_Record):
     trained_tokens: int
     seconds: float
     steps: int
+
+    @classmethod
+    def total(cls, costs: Sequence[Cost]) -> Cost:
+        """Return the sum of ``costs``; of none, nothing."""
+        return cls(
+            tokens=sum(cost.tokens for cost in costs),
+            trained_tokens=sum(cost.trained_tokens for cost in costs),
+            seconds=sum((cost.seconds for cost in costs), 0.0),
+            steps=sum(cost.steps for cost in costs),
+        )
 
 
 class Origin(_Record):

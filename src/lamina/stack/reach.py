@@ -27,11 +27,14 @@ GRACE_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """What no ref reaches: stacks and layers (name, digest), blobs by digest, and their size."""
+    """What no ref reaches: stacks and layers (name, digest), the files to remove, and their size.
+
+    The files are blobs, scratch files of commands that died, and downloads that were never finished.
+    """
 
     stacks: tuple[tuple[str, str], ...]
     layers: tuple[tuple[str, str], ...]
-    blobs: tuple[str, ...]
+    files: tuple[Path, ...]
     size_bytes: int
     entries: tuple[Descriptor, ...]
 
@@ -47,16 +50,14 @@ def find_garbage(store: Store, *, forget_history: bool = False, grace_s: float =
     reached = _reached(store, index, forget_history=forget_history, young=young)
     entries = [item for item in index.manifests if id_of(store, item) not in reached]
     kept = _blobs_of(store, index, reached)
-    gone: dict[str, int] = {}
-    for path in sorted((store.root / "blobs" / "sha256").iterdir()):
-        digest, stat = f"sha256:{path.name}", path.stat()
-        # Scratch files that a crash left lie here too, under names that are no digest.
-        if digest not in kept and stat.st_mtime < young:
-            gone[digest] = stat.st_size
+    blobs = {path for path in (store.root / "blobs" / "sha256").iterdir() if f"sha256:{path.name}" not in kept}
+    partial = store.root / "partial"
+    left = {*blobs, *(partial.iterdir() if partial.exists() else ())}
+    gone = {path: path.stat().st_size for path in sorted(left) if path.stat().st_mtime < young}
     return Garbage(
         stacks=tuple(_titles(store, entries, STACK_TYPE)),
         layers=tuple(_titles(store, entries, LAYER_TYPE)),
-        blobs=tuple(gone),
+        files=tuple(gone),
         size_bytes=sum(gone.values()),
         entries=tuple(entries),
     )
@@ -77,8 +78,8 @@ def collect_garbage(store: Store, *, forget_history: bool = False, grace_s: floa
         index = store.read_index()
         left = tuple(item for item in index.manifests if item not in garbage.entries)
         store.write_index(index.model_copy(update={"manifests": left}))
-        for digest in garbage.blobs:
-            (store.root / "blobs" / "sha256" / digest.removeprefix("sha256:")).unlink(missing_ok=True)
+        for path in garbage.files:
+            path.unlink(missing_ok=True)
     return garbage
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from lamina.errors import StackError
 from lamina.refs import BASE, LayerTerm, StackExpression, did_you_mean
 from lamina.stack.layers import has_prefix, list_layers, list_stacks, read_stack
-from lamina.stack.lineage import get_head, get_ref, history, list_refs
+from lamina.stack.lineage import get_current, get_head, get_ref, history, list_refs
 from lamina.stack.manifest import BasePin, LayerConfig, StackConfig, StackEntry
 from lamina.stack.store import Store
 
-__all__ = ["resolve"]
+__all__ = ["resolve", "resolve_here"]
 
 
 def resolve(store: Store, text: str, base: BasePin) -> StackConfig:
@@ -28,6 +28,17 @@ def resolve(store: Store, text: str, base: BasePin) -> StackConfig:
     layers = list_layers(store)
     entries = [_entry(store, term, layers) for term in expression.terms]
     return stack.model_copy(update={"layers": (*stack.layers, *entries)})
+
+
+def resolve_here(store: Store, text: str | None) -> StackConfig:
+    """Return the stack that ``text`` means, None the current branch; ``base`` is the base that branch is on.
+
+    Raises:
+        UsageError: if it cannot be parsed.
+        StackError: if it names nothing, or several things, or the current branch is missing.
+    """
+    branch, held = get_current(store)
+    return resolve(store, text or branch, read_stack(store, held).base)
 
 
 def _root(store: Store, expression: StackExpression, base: BasePin) -> StackConfig:

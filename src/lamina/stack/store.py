@@ -5,6 +5,7 @@
       index.json            manifests of layers and stacks; refs are their annotations
       blobs/sha256/<hex>    everything else, by content
       logs/<ref>            one JSON line per move of a ref
+      partial/<hex>         a blob that is still on its way from a registry
       runs/  cache/  results/   working files; safe to delete
 
 Every file is written under a temporary name, fsynced and renamed, blobs before the manifests that name them and those
@@ -111,6 +112,33 @@ class Store:
             _commit(stream, scratch, self.blob_path(digest))
         return Descriptor(mediaType=media_type, digest=digest, size=size)
 
+    def partial_path(self, digest: str | Digest) -> Path:
+        """Return where a blob that is still on its way is kept, also across processes, until ``adopt`` takes it.
+
+        Raises:
+            StackError: if ``digest`` is not spelled ``sha256:<64 hex digits>``.
+            MachineError: if the disk is full or read-only.
+        """
+        folder = self.root / "partial"
+        with disk_errors(folder):
+            folder.mkdir(exist_ok=True)
+        return folder / self.blob_path(digest).name
+
+    def adopt(self, digest: str | Digest) -> None:
+        """Take the blob at ``partial_path`` into the store, if it is what its digest says; else delete it.
+
+        Raises:
+            StackError: if it is something else.
+            MachineError: if the disk is full or read-only.
+        """
+        path, target = self.partial_path(digest), self.blob_path(digest)
+        with disk_errors(path):
+            if str(Digest.of_file(path)) != str(digest):
+                path.unlink()
+                raise StackError(f"what arrived as blob {str(digest)[:19]} has another digest", hint="pull it again")
+            with path.open("rb") as stream:
+                _commit(stream, path, target)
+
     def blob_path(self, digest: str | Digest) -> Path:
         """Return where the blob with this digest lies, or would lie.
 
@@ -181,15 +209,15 @@ class Store:
                 os.fsync(log.fileno())
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other lamina processes from changing index and refs meanwhile.
+    def lock(self, name: str = "lock") -> Iterator[None]:
+        """Keep other lamina processes from changing index and refs, or what else ``name`` is for, meanwhile.
 
         Raises:
             StackError: if another process holds the lock for more than ten seconds.
         """
         deadline = time.monotonic() + _LOCK_WAIT_S
         with disk_errors(self.root):
-            handle = (self.root / "lock").open("w")
+            handle = (self.root / name).open("w")
         with handle:
             while not self._is_locked_by(handle):
                 if time.monotonic() > deadline:

@@ -11,7 +11,7 @@ from lamina.lora.surgery import set_trained
 from lamina.model.base import LoadedBase
 from lamina.records import StepRecord, TokenRow
 from lamina.train.best import plan_watch
-from lamina.train.memory import MicroBatch
+from lamina.train.memory import MicroBatch, PassSizes
 from lamina.train.passes import accumulate, mean_loss
 from lamina.train.schedule import learning_rate, plan_steps
 from lamina.train.state import TrainState
@@ -25,6 +25,7 @@ def train_steps(
     rows: Sequence[TokenRow],
     recipe: Recipe,
     heldout: Sequence[TokenRow] = (),
+    passes: PassSizes = (),
 ) -> Iterator[StepRecord]:
     """Train ``state`` on ``rows`` over whatever layers are attached to ``base``, one record per optimiser step.
 
@@ -34,6 +35,8 @@ def train_steps(
     Some of the ``heldout`` rows are measured now and then: the best values are kept in ``state.best``, and the loop
     ends early once ``recipe.patience`` measurements in a row have not beaten them.
 
+    With ``passes`` every step is cut as in the run that they come from, else by the memory that is free now.
+
     Raises:
         FloatingPointError: if a loss is not finite.
         MachineError: if one row alone needs more memory than there is.
@@ -42,12 +45,14 @@ def train_steps(
     tokens = sum(len(rows[index].ids) for step in steps for index in step)
     watch = plan_watch(heldout, tokens=tokens, steps=len(steps), patience=recipe.patience)
     set_trained(base.model, state.pairs, scale_of(recipe.rank, recipe.alpha, rslora=recipe.rslora))
+    recorded = dict(passes)
     if state.micro is None:
-        state.micro = MicroBatch.measured(base)
+        state.micro = MicroBatch.recorded(base, passes[0][1]) if passes else MicroBatch.measured(base)
     for number in range(state.step + 1, len(steps) + 1):
         if watch.is_over(state.best):
             return
         started = time.perf_counter()
+        state.micro.tokens = recorded.get(number, state.micro.tokens)
         chosen = [rows[index] for index in steps[number - 1]]
         loss = accumulate(base, state, chosen, state.micro)
         rate = learning_rate(
@@ -69,4 +74,5 @@ def train_steps(
             trained_tokens=sum(row.trained_count for row in chosen),
             elapsed_s=time.perf_counter() - started,
             heldout_loss=heldout_loss,
+            pass_tokens=state.micro.tokens,
         )

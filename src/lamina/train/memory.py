@@ -1,7 +1,7 @@
 """How many tokens go through the model at once: as many as memory has room for, and fewer when that was too many.
 
-How a step is cut changes its result only by rounding (law 5), and what is recomputed not at all; the cut is kept in the
-checkpoint, so that a resumed run adds up in the same order (law 6).
+How a step is cut changes its result only by rounding (law 5), and what is recomputed not at all. The cut is kept in the
+checkpoint, so that a resumed run adds up in the same order (law 6), and in the layer, so that a reproduced one does.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from lamina.errors import MachineError
 from lamina.model.base import LoadedBase
 from lamina.records import TokenRow
 
-__all__ = ["MicroBatch", "free_bytes", "is_out_of_memory"]
+__all__ = ["MicroBatch", "PassSizes", "free_bytes", "is_out_of_memory"]
 
 # Beyond these a pass only takes more memory: matrix products are as fast as they get.
 _MOST_TOKENS = {"cpu": 2048, "cuda": 16384}
 _FEW_TOKENS = 512
 _SHARE = 0.5
 _PROBE_TOKENS = 32
+
+PassSizes = Sequence[tuple[int, int]]
+"""How a run cut its steps: pairs of the first step and the most tokens of a pass from there on."""
 
 
 class MicroBatch:
@@ -51,6 +54,12 @@ class MicroBatch:
         if kept >= _FEW_TOKENS or base.fused is None:
             return cls(max(1, min(most, kept)))
         return cls(max(1, min(most, int(room / _bytes_per_token(base, recompute=True)))), recompute=True)
+
+    @classmethod
+    def recorded(cls, base: LoadedBase, tokens: int) -> MicroBatch:
+        """Return passes of ``tokens``, as an earlier run made them, recomputed if there is less room than that now."""
+        now = cls.measured(base)
+        return cls(tokens, recompute=base.fused is not None and (now.recompute or now.tokens < tokens))
 
     def back_off(self, rows: Sequence[TokenRow], *, can_recompute: bool) -> None:
         """Ask for less after a pass over ``rows`` has run out of memory: recompute first, then halve.

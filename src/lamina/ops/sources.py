@@ -1,0 +1,67 @@
+"""The files that a layer was trained on, found again and checked against the digests that it records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lamina.data.identity import row_identity
+from lamina.data.read import DataFile
+from lamina.errors import DataError
+from lamina.ops.project import Project
+from lamina.ops.rows import read_files
+from lamina.records import Conversation
+from lamina.refs import Digest
+from lamina.stack.manifest import DataSource, LayerConfig
+
+__all__ = ["has_sources", "recorded_rows"]
+
+
+def has_sources(project: Project, layer: LayerConfig, paths: Sequence[Path] = ()) -> bool:
+    """Return whether every file that the layer was trained on is here as it was."""
+    return bool(layer.data) and all(isinstance(found, Path) for found in _look(project, layer, paths))
+
+
+def recorded_rows(
+    project: Project, layer: LayerConfig, paths: Sequence[Path] = ()
+) -> tuple[tuple[DataFile, ...], list[Conversation]]:
+    """Return the files that the layer was trained on, and those of their rows that it has seen, in their order.
+
+    A file is looked for among ``paths`` by its content, then in the project's folder by its recorded name.
+
+    Raises:
+        DataError: naming every file that is missing or has changed, with the digest it should have.
+    """
+    found = _look(project, layer, paths)
+    problems = [problem for problem in found if isinstance(problem, str)]
+    if problems or not found:
+        raise DataError(
+            f"layer '{layer.name}'",
+            f"was trained on {'files that are not here as they were: ' + '; '.join(problems) if found else 'no files'}",
+            hint="restore them, or name files of that content with --data",
+        )
+    files, rows = read_files(project, [path for path in found if isinstance(path, Path)])
+    seen = set(project.store.read_bytes(layer.rows).decode().split())
+    chosen = [row for row in rows if row_identity(row) in seen]
+    if len(chosen) != len(seen):
+        raise DataError(
+            f"layer '{layer.name}'",
+            f"has seen {len(seen)} rows, its files hold {len(chosen)} of them: this version of lamina reads them "
+            f"otherwise than {layer.versions.get('lamina', 'the one that trained it')}",
+            hint="use the version that `lamina show` names",
+        )
+    return files, chosen
+
+
+def _look(project: Project, layer: LayerConfig, paths: Sequence[Path]) -> list[Path | str]:
+    """Return for each recorded file where it lies, or what is wrong with it."""
+    named = {str(Digest.of_file(path)): path for path in paths if path.is_file()}
+    return [named.get(source.digest) or _in_folder(project.store.project, source) for source in layer.data]
+
+
+def _in_folder(folder: Path, source: DataSource) -> Path | str:
+    path = folder / Path(source.file).name
+    if not path.is_file():
+        return f"{source.file} (expected {source.digest}, not found)"
+    found = str(Digest.of_file(path))
+    return path if found == source.digest else f"{source.file} (expected {source.digest}, found {found})"
