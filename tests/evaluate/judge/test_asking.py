@@ -121,7 +121,9 @@ def test_replies_of_another_shape_are_no_replies(judge: Any, body: bytes, proble
         Endpoint(settings(judge.url)).ask(QUESTIONS[0].messages)
 
 
-@pytest.mark.parametrize(("status", "problem"), [(401, "refuses the key"), (403, "refuses the key"), (404, "knows no 'm'")])
+@pytest.mark.parametrize(
+    ("status", "problem"), [(401, "refuses the key"), (403, "refuses the key"), (404, "knows no 'm'")]
+)
 def test_refusals_stop_at_once(judge: Any, tmp_path: Path, status: int, problem: str) -> None:
     judge.behave = lambda _: status
     with pytest.raises(UsageError, match=problem):
