@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from lamina.errors import DataError, UsageError
 from lamina.evaluate.reviews import Review
-from lamina.records import Quality
+from lamina.records import Quality, Score
 
-__all__ = ["Pair", "relative_quality", "sum_pairs"]
+__all__ = ["Pair", "relative_quality", "relative_scores", "sum_pairs"]
 
 _RESAMPLES = 2000
 _Scores = dict[frozenset[str], dict[str, NDArray[np.float64]]]
@@ -92,6 +92,46 @@ def relative_quality(reviews: Sequence[Review], reference: str | None = None) ->
     drawn = _chain(scores, models, reference, draws.astype(np.float64))
     found = [_quality(name, float(point[name][0]), drawn[name]) for name in models]
     return tuple(sorted(found, key=lambda each: (each.percent, each.name)))
+
+
+def relative_scores(names: Sequence[str], rows: Sequence[Sequence[Score]]) -> tuple[Quality, ...]:
+    """Return stacks' qualities in percent of the best one's, in the order given, with 95 % intervals.
+
+    A stack's quality is the mean of its suites, each weighing the same. Intervals are percentiles of a bootstrap over
+    items, the same items for all stacks: they tell how sure the ratio is, which the stacks' own intervals do not.
+
+    Args:
+        names: the stacks.
+        rows: each one's scores on the same suites, item by item.
+
+    Raises:
+        ValueError: if no stack scores anything, so that nothing can be a share of it.
+    """
+    random = np.random.default_rng(0)
+    whole = np.zeros(len(rows))
+    drawn = np.zeros((_RESAMPLES, len(rows)))
+    for column in range(len(rows[0])):
+        scores = [row[column] for row in rows]
+        whole += [score.mean for score in scores]
+        drawn += _resampled_means(scores, random)
+    best = int(whole.argmax())
+    if whole[best] <= 0:
+        raise ValueError("no stack scores anything")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = drawn / drawn[:, [best]]
+    return tuple(
+        _quality(name, float(ratio), ratios[:, place])
+        for place, (name, ratio) in enumerate(zip(names, whole / whole[best], strict=True))
+    )
+
+
+def _resampled_means(scores: Sequence[Score], random: np.random.Generator) -> NDArray[np.float64]:
+    """Return (draws, stacks): means over items drawn with replacement, without those that a stack left unscored."""
+    values = np.array([score.values for score in scores], dtype=np.float64)
+    counts = random.multinomial(values.shape[1], np.full(values.shape[1], 1 / values.shape[1]), size=_RESAMPLES)
+    scored = ~np.isnan(values)
+    sums = counts @ np.where(scored, values, 0.0).T
+    return np.asarray(sums / np.maximum(1, counts @ scored.T), dtype=np.float64)
 
 
 def _quality(name: str, ratio: float, drawn: NDArray[np.float64]) -> Quality:
