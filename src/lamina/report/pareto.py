@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from lamina.report.drawing import PALETTE, Drawing, clean, draw, spread
 
 __all__ = ["draw_pareto", "frontier"]
 
+_LABEL_GAP = 6.0
 _LOG_FROM = 30.0  # largest over smallest cost from which a linear axis would squeeze the small ones together
 
 
@@ -25,7 +27,7 @@ def frontier(points: Sequence[CostPoint], cost: Callable[[CostPoint], float]) ->
 def draw_pareto(points: Sequence[CostPoint], *, title: str, currency: str) -> Drawing:
     """Return the chart: a panel each for operations, money and parameters. Filled points lie on the frontier."""
     panels: tuple[tuple[str, Callable[[CostPoint], float]], ...] = (
-        ("training, floating-point operations", lambda point: point.flops),
+        ("training, operations", lambda point: point.flops),
         (f"training, {currency} (estimate)", lambda point: point.money),
         ("parameters in the layers", lambda point: float(point.parameters)),
     )
@@ -46,15 +48,12 @@ def draw_pareto(points: Sequence[CostPoint], *, title: str, currency: str) -> Dr
         for point in points
     )
     caption = f"Mean score over the suites against cost, bars are 95 % intervals, filled points are unbeaten. {told}."
-    return draw(paint, name="cost", title=title, caption=caption, wide=(11.0, 4.2), narrow=(4.2, 9.6))
+    return draw(paint, name="cost", title=title, caption=caption, wide=(9.0, 3.8), narrow=(4.2, 9.6))
 
 
 def _draw_panel(axes: Any, points: Sequence[CostPoint], cost: Callable[[CostPoint], float]) -> None:
     best = frontier(points, cost)
     costs = [cost(point) for point in points]
-    paid = [value for value in costs if value > 0]
-    if paid and max(paid) / min(paid) > _LOG_FROM:
-        axes.set_xscale("symlog", linthresh=min(paid))
     edge = max(costs) or 1.0
     # The frontier is what the best score is for a budget: it stays until the next point is affordable.
     axes.step(
@@ -78,26 +77,46 @@ def _draw_panel(axes: Any, points: Sequence[CostPoint], cost: Callable[[CostPoin
             elinewidth=1,
             capsize=2,
         )
+    _scale(axes, costs)
+    axes.set_ylim(-3, 108)
     _label(axes, points, costs)
-    if axes.get_xscale() == "linear":
-        axes.set_xlim(-0.05 * edge, edge * 1.05)
-        axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 4))
-    axes.set_ylim(-3, 103)
     clean(axes, "both")
 
 
+def _scale(axes: Any, costs: Sequence[float]) -> None:
+    """Set the cost axis: even, or in powers of ten beside zero where the costs lie decades apart."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+    most = max(costs) or 1.0
+    least = min((cost for cost in costs if cost > 0), default=most)
+    if most / least > _LOG_FROM:
+        axes.set_xscale("symlog", linthresh=least)
+        powers = range(math.ceil(math.log10(least)), math.floor(math.log10(most)) + 1)
+        axes.xaxis.set_major_locator(FixedLocator([0.0, *(10.0**power for power in powers[:: -(-len(powers) // 4)])]))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_xlim(-0.05 * most, most * 1.05)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+
+
 def _label(axes: Any, points: Sequence[CostPoint], costs: Sequence[float]) -> None:
-    """Write each name beside its point, towards the side where there is room, clear of its neighbours."""
-    spots = spread([point.score * 100 for point in points], 6.0, 0.0, 100.0)
-    edge = max(costs) or 1.0
-    for point, value, spot in zip(points, costs, spots, strict=True):
-        right = value <= edge / 2
+    """Write each name above its point, where the frontier never runs, towards the side where there is room."""
+    spots = spread([point.score * 100 for point in points], _LABEL_GAP, 0.0, 100.0)
+    shares = axes.transData.transform([(value, 0.0) for value in costs])[:, 0]
+    middle = axes.transAxes.transform((0.5, 0.0))[0]
+    for point, value, spot, share in zip(points, costs, spots, shares, strict=True):
+        right = share <= middle
         axes.annotate(
             point.name,
             (value, spot),
-            xytext=(8 if right else -8, 0),
+            xytext=(6 if right else -6, 4),
             textcoords="offset points",
             ha="left" if right else "right",
-            va="center",
+            va="bottom",
             fontsize=9,
         )

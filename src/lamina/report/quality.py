@@ -41,7 +41,10 @@ def _draw_bars(axes: Any, bars: Sequence[Quality]) -> None:
     ]
     colours = [PALETTE[0] if bar.percent < 100 else PALETTE[1] for bar in bars]
     axes.barh(places, percents, height=0.66, color=colours)
-    axes.errorbar(percents, places, xerr=whiskers, fmt="none", ecolor="#333333", elinewidth=1.2, capsize=3)
+    for place, percent, below, above in zip(places, percents, *whiskers, strict=True):
+        if below or above:  # what is 100 % by definition has none
+            reach = [[below], [above]]
+            axes.errorbar(percent, place, xerr=reach, fmt="none", ecolor="#333333", elinewidth=1.2, capsize=3)
     furthest = max(max(bar.high, bar.percent) for bar in bars)
     for place, bar in zip(places, bars, strict=True):
         axes.annotate(
