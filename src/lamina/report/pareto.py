@@ -106,6 +106,8 @@ def _short(value: float) -> str:
 
 def _label(axes: Any, points: Sequence[CostPoint], costs: Sequence[float]) -> None:
     """Write each name above its point, where the frontier never runs, towards the side where there is room."""
+    from matplotlib.patheffects import withStroke
+
     spots = spread([point.score * 100 for point in points], _LABEL_GAP, 0.0, 100.0)
     shares = axes.transData.transform([(value, 0.0) for value in costs])[:, 0]
     middle = axes.transAxes.transform((0.5, 0.0))[0]
@@ -119,4 +121,5 @@ def _label(axes: Any, points: Sequence[CostPoint], costs: Sequence[float]) -> No
             ha="left" if right else "right",
             va="bottom",
             fontsize=9,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
         )
