@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 
-from lamina.data.identity import from_record
 from lamina.errors import UsageError
 from lamina.evaluate.run import run_suite
 from lamina.evaluate.suites import Suite, load_suite, suite_of_rows
 from lamina.ops.project import Project
 from lamina.ops.results import read_score, write_score
+from lamina.ops.rows import stored_rows
 from lamina.records import Matrix, Score
 from lamina.stack.layers import read_layer
 from lamina.stack.manifest import StackConfig
@@ -41,15 +40,15 @@ def evaluate(project: Project, stacks: Sequence[tuple[str, StackConfig]], suites
 def find_suites(project: Project) -> dict[str, Suite]:
     """Return the suites of ``lamina.toml``, then one of held-out rows for each layer of the branch that has no suite.
 
-    Held-out rows are scored by likelihood, so that every layer can be measured without writing a suite.
+    Held-out rows are scored by likelihood, so that every layer can be measured without writing a suite; those of a
+    layer that was pulled stayed with its owner.
     """
     suites = {name: load_suite(name, settings) for name, settings in project.settings.suites.items()}
     stack = project.stack()
     for entry in stack.layers:
         layer = read_layer(project.store, entry.layer)
-        if skill_of(stack, entry.name) not in suites and layer.heldout is not None:
-            lines = project.store.read_bytes(layer.heldout).splitlines()
-            rows = [from_record(json.loads(line)) for line in lines]
+        rows = stored_rows(project.store, layer.heldout)
+        if rows and skill_of(stack, entry.name) not in suites:
             suites[entry.name] = suite_of_rows(entry.name, rows, "likelihood")
     return suites
 
