@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lamina.cli.main import run_command
 from lamina.config import BaseSettings
 from lamina.data.read import read_rows
 from lamina.data.render import Renderer
@@ -44,12 +45,25 @@ def train(cli: Callable[..., Any], name: str, *flags: str, count: int = 60) -> N
     assert trained.code == 0, trained.err
 
 
+@pytest.fixture(scope="module")
+def trained_pair(tmp_path_factory: pytest.TempPathFactory, base_folders: dict[str, Path]) -> Path:
+    """A project with a stack of two layers, trained once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("pair")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run_command(["init", "--base", str(base_folders["llama"])]) == 0
+        for name in ("fox", "dog"):
+            write_rows(f"{name}.jsonl", 60, name)
+            assert run_command(["train", f"{name}.jsonl", "--as", name, *TRAIN]) == 0
+    return folder
+
+
 @pytest.fixture
-def two(project: Path, cli: Callable[..., Any]) -> Path:
-    """A stack of two layers."""
-    train(cli, "fox")
-    train(cli, "dog")
-    return project
+def two(trained_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that project, which is also the current folder."""
+    shutil.copytree(trained_pair, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def logits(folder: Path, stack: str = "main") -> torch.Tensor:

@@ -39,3 +39,7 @@ def run(
         emit_json(matrix.to_dict() | {"overlap": {name: asdict(overlap) for name, overlap in found.items()}})
     else:
         show(render_matrix(matrix))
+        for score in matrix.scores[-1]:
+            if score.figures:
+                figures = ", ".join(f"{name} {value:.4g}" for name, value in score.figures.items())
+                progress.note(f"{score.suite} on {matrix.stacks[-1]}: {figures}")

@@ -89,7 +89,7 @@ def _choose(base: LoadedBase, renderer: Renderer, suite: Suite, tick: Tick, exac
     fitting = [place for place, own in enumerate(rows) if max(len(row.ids) for row in own) <= base.context]
     tick(len(rows) - len(fitting))
     items = [suite.items[place] for place in fitting]
-    weighed = weigh_choices(base, [rows[place] for place in fitting], items, tick, exact)
+    weighed = weigh_choices(base, [rows[place] for place in fitting], items, tick, metric=suite.metric, exact=exact)
     found = {
         metric: [each.value(metric, item.gold) for each, item in zip(weighed, items, strict=True)]
         for metric in ("acc", "acc_norm")

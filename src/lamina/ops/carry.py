@@ -53,7 +53,7 @@ REBASE_KEY = "rebase"
 # docs/design/rebase.md says why so much.
 _SHARE_OF_STEPS = 0.1
 _FEWEST_STEPS = 8
-_SHARE_OF_RATE = 0.25
+_SHARE_OF_RATE = 0.1
 _SHARE_DISTILLED = 0.25
 _LONGEST_ANSWER = 256
 
