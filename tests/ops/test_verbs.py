@@ -115,7 +115,10 @@ def test_eval_and_chart(project: Path, cli: Callable[..., Any]) -> None:
     assert "loss " in cli("log").out
     charted = cli("chart", "--json").json
     folder = project / "charts"
-    assert {path.name for path in folder.iterdir()} == {"scores.png", "scores.svg", "report.html"}
+    assert {path.name for path in folder.iterdir()} == {
+        "report.html",
+        *(f"{name}.{end}" for name in ("scores", "quality", "cost") for end in ("png", "svg")),
+    }
     assert Path(charted["chart"]).exists()
     unknown = cli("eval", "--suite", "askd")
     assert unknown.code == 2
