@@ -90,7 +90,8 @@ class Score:
     """A suite's score of one stack: mean of per-item values in 0..1, a 95 % interval, and the items it came from.
 
     ``values`` holds one number per item in suite order (for paired tests); NaN marks an unscored item, which counts in
-    ``unscored`` and not in ``n``.
+    ``unscored`` and not in ``n``. ``nll`` holds each reference's negative log-likelihood in nats per token (NaN where
+    there is none), and ``clusters`` what each item shares with others; both are empty where nothing was recorded.
     """
 
     suite: str
@@ -102,6 +103,8 @@ class Score:
     values: tuple[float, ...]
     answers: tuple[str, ...] = ()
     unscored: int = 0
+    nll: tuple[float, ...] = ()
+    clusters: tuple[str, ...] = ()
 
     def moved_from(self, other: Score) -> int:
         """Return 1 or -1 if this lies above or below ``other``, neither mean in the other's interval; else 0."""

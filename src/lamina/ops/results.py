@@ -46,4 +46,5 @@ def _read(path: Path) -> Score | None:
     if not path.exists():
         return None
     stored = json.loads(path.read_text("utf-8"))
-    return Score(**stored | {"values": tuple(stored["values"]), "answers": tuple(stored["answers"])})
+    # Fields that came later are missing in older files; JSON has no tuples.
+    return Score(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
