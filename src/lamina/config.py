@@ -7,11 +7,12 @@ with the origin of every value that is not a default.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lamina.errors import UsageError
 
@@ -19,10 +20,12 @@ __all__ = [
     "CONFIG_NAME",
     "NO_ADDITIONS",
     "SCORERS",
+    "SUITES_FOLDER",
     "BaseSettings",
     "CostSettings",
     "Quantisation",
     "Recipe",
+    "Scorer",
     "Settings",
     "SuiteSettings",
     "load_settings",
@@ -30,7 +33,23 @@ __all__ = [
 ]
 
 CONFIG_NAME = "lamina.toml"
-SCORERS = ("call", "choice", "contains", "exact", "likelihood", "number")
+SUITES_FOLDER = "suites"
+Scorer = Literal[
+    "bleu",
+    "call",
+    "chrf",
+    "choice",
+    "contains",
+    "exact",
+    "instructions",
+    "label",
+    "likelihood",
+    "number",
+    "perplexity",
+    "regex",
+    "rouge",
+]
+SCORERS: tuple[str, ...] = get_args(Scorer)
 # Methods that rescale the base or start from a changed one.
 NO_ADDITIONS = {
     "dora": "DoRA",
@@ -86,16 +105,42 @@ class SuiteSettings(BaseModel):
 
     model_config = _STRICT
 
-    file: Path = Field(description="items in any training format, or query/choices/gold rows")
-    scorer: Literal["call", "choice", "contains", "exact", "likelihood", "number"] = Field(
-        "exact", description="how an answer is scored"
-    )
+    file: Path = Field(description="items in any training format, or query/choices/gold or prompt/instructions rows")
+    scorer: Scorer = Field("exact", description="how an answer is scored")
     guard: bool = Field(False, description="a skill that no new layer may make worse")
     margin: float | None = Field(
         None, gt=0, lt=1, description="gate: the loss to rule out on this guard, if not the one at the top level"
     )
     max_tokens: int = Field(64, ge=1, le=8192, description="longest generated answer in tokens")
     limit: int | None = Field(None, ge=1, description="score only the first so many items")
+    metric: Literal["acc", "acc_norm"] = Field(
+        "acc_norm", description="choice: by log-probability, or by that per character; the other is reported beside it"
+    )
+    pattern: str | None = Field(None, description="regex: what is taken from an answer, its first group if it has one")
+    template: Literal["chat", "plain"] | None = Field(
+        None, description="ask as a chat turn or as running text; choice and perplexity are plain unless set"
+    )
+    shots: int = Field(0, ge=0, le=64, description="solved examples in front of every item")
+    shots_file: Path | None = Field(None, description="where the examples come from: its first rows")
+
+    @field_validator("pattern")
+    @classmethod
+    def _check_pattern(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return pattern
+
+    @model_validator(mode="after")
+    def _check_partners(self) -> SuiteSettings:
+        if (self.scorer == "regex") != (self.pattern is not None):
+            raise ValueError("scorer 'regex' and a pattern belong together")
+        if (self.shots > 0) != (self.shots_file is not None):
+            raise ValueError("shots and shots_file belong together")
+        if self.shots and self.scorer in ("instructions", "perplexity"):
+            raise ValueError(f"the scorer '{self.scorer}' takes no shots")
+        return self
 
 
 class CostSettings(BaseModel):
@@ -123,19 +168,32 @@ class Settings(BaseModel):
 
 
 def load_settings(path: Path) -> Settings:
-    """Return the settings in the TOML file ``path``; relative paths inside it are resolved against its folder.
+    """Return the settings in the TOML file ``path``, with the suites of ``suites/*.toml`` beside it.
+
+    Relative paths are resolved against the folder of the file that they stand in. A suite file is one ``[suites.NAME]``
+    table without its heading; the file's name is the suite's.
 
     Raises:
-        UsageError: for broken TOML, and for all wrong keys and values at once, each with the nearest known key.
+        UsageError: for broken TOML, for all wrong keys and values at once, each with the nearest known key, and for
+            a suite that is there twice.
     """
+    settings = _resolve_paths(_validate(Settings, _read_table(path), where=str(path)), path.parent)
+    suites = dict(settings.suites)
+    for file in sorted((path.parent / SUITES_FOLDER).glob("*.toml")):
+        if file.stem in suites:
+            raise UsageError(f"{file}: suite '{file.stem}' is also in {path.name}", hint="rename or delete one of them")
+        suite = _validate(SuiteSettings, _read_table(file), where=str(file))
+        suites[file.stem] = _resolve_suite(suite, file.parent)
+    return settings.model_copy(update={"suites": suites})
+
+
+def _read_table(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}", hint="run `lamina init` to write one") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}", hint="mend the line it names") from error
-    settings = _validate(Settings, table, where=str(path))
-    return _resolve_paths(settings, path.parent)
 
 
 def make_recipe(settings: Settings, flags: dict[str, Any]) -> tuple[Recipe, dict[str, str]]:
@@ -161,6 +219,9 @@ def _validate(model: type[M], table: dict[str, Any], *, where: str) -> M:
 def _describe(model: type[BaseModel], item: dict[str, Any]) -> str:
     location = [str(part) for part in item["loc"]]
     name = ".".join(location)
+    if item["type"] == "value_error":
+        problem = item["msg"].removeprefix("Value error, ")
+        return f"{name}: {problem}" if name else problem
     if item["type"] != "extra_forbidden":
         return f"{name}: {item['msg'][:1].lower()}{item['msg'][1:]}, got {item['input']!r}"
     if refused := _refused_method(location, item["input"]):
@@ -189,7 +250,12 @@ def _known_keys(model: type[BaseModel], path: list[str]) -> list[str]:
 
 
 def _resolve_paths(settings: Settings, folder: Path) -> Settings:
-    suites = {name: suite.model_copy(update={"file": folder / suite.file}) for name, suite in settings.suites.items()}
+    suites = {name: _resolve_suite(suite, folder) for name, suite in settings.suites.items()}
     template = settings.base.template and folder / settings.base.template
     base = settings.base.model_copy(update={"template": template})
     return settings.model_copy(update={"suites": suites, "base": base})
+
+
+def _resolve_suite(suite: SuiteSettings, folder: Path) -> SuiteSettings:
+    shots = suite.shots_file and folder / suite.shots_file
+    return suite.model_copy(update={"file": folder / suite.file, "shots_file": shots})

@@ -90,7 +90,8 @@ class Score:
     """A suite's score of one stack: mean of per-item values in 0..1, a 95 % interval, and the items it came from.
 
     ``values`` holds one number per item in suite order (for paired tests); NaN marks an unscored item, which counts in
-    ``unscored`` and not in ``n``. ``nll`` holds each reference's negative log-likelihood in nats per token (NaN where
+    ``unscored`` and not in ``n``. ``figures`` are what else the run gives by the field's names, such as acc beside
+    acc_norm or corpus BLEU. ``nll`` holds each reference's negative log-likelihood in nats per token (NaN where
     there is none), and ``clusters`` what each item shares with others; both are empty where nothing was recorded.
     """
 
@@ -103,6 +104,7 @@ class Score:
     values: tuple[float, ...]
     answers: tuple[str, ...] = ()
     unscored: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
     nll: tuple[float, ...] = ()
     clusters: tuple[str, ...] = ()
 
@@ -160,6 +162,8 @@ class Matrix:
             "scores": [[score.mean for score in row] for row in self.scores],
             "intervals": [[[score.low, score.high] for score in row] for row in self.scores],
             "items": [[score.n for score in row] for row in self.scores],
+            "unscored": [[score.unscored for score in row] for row in self.scores],
+            "figures": [[score.figures for score in row] for row in self.scores],
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,21 +10,32 @@ import typer
 
 from lamina.cli.output import emit_json, show
 from lamina.cli.progress import TerminalProgress
+from lamina.errors import UsageError
 
 
 def run(
     stack: Annotated[str | None, typer.Argument(help="ref, digest or base+layer+layer; else the branch")] = None,
     suite: Annotated[list[str] | None, typer.Option(help="only this suite; may be given again")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="a task of lm-evaluation-harness instead")] = None,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON line")] = False,
 ) -> None:
     """Score every prefix of a stack on every suite; what was scored before is not scored again."""
-    from lamina.ops.evaluate import evaluate, prefixes
+    from lamina.ops.evaluate import evaluate, evaluate_tasks, overlaps, prefixes
     from lamina.ops.project import open_project
     from lamina.report.matrix import render_matrix
 
-    project = open_project(Path(), TerminalProgress())
-    matrix = evaluate(project, prefixes(project.stack(stack)), suite or ())
+    progress = TerminalProgress()
+    project = open_project(Path(), progress)
+    stacks = prefixes(project.stack(stack))
+    if task and not suite:
+        matrix, found = evaluate_tasks(project, stacks, task), {}
+    elif task:
+        raise UsageError("--suite and --task: expected one of them", hint="run `lamina eval` twice")
+    else:
+        matrix, found = evaluate(project, stacks, suite or ()), overlaps(project, suite or ())
+    for name, overlap in found.items():
+        progress.note(f"overlap of {name} with training: {overlap.describe()}")
     if json_:
-        emit_json(matrix.to_dict())
+        emit_json(matrix.to_dict() | {"overlap": {name: asdict(overlap) for name, overlap in found.items()}})
     else:
         show(render_matrix(matrix))

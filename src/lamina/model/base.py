@@ -30,6 +30,7 @@ from lamina.model.packed import (
     find_fused,
     fused_states,
     make_pack,
+    make_scoring_pack,
     packed_mode,
     plain_states,
     supports_packing,
@@ -100,6 +101,14 @@ class LoadedBase:
             return fused_states(self.fused, pack, recompute=recompute), pack
         with packed_mode(self.model) if self.packed else nullcontext():
             return plain_states(self.model, pack), pack
+
+    @torch.no_grad()
+    def scoring_states(self, rows: Sequence[TokenRow]) -> tuple[Tensor, Pack]:
+        """Return what ``last_states`` does, for scoring alone: fused blocks share every common start of the rows."""
+        if self.fused is None:
+            return self.last_states(rows)
+        pack = make_scoring_pack(rows, self.device)
+        return fused_states(self.fused, pack), pack
 
 
 def resolve_base(settings: BaseSettings, progress: Progress) -> Base:

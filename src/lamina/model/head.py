@@ -62,6 +62,12 @@ class Head:
         blocks = zip(states.split(_BLOCK), targets.split(_BLOCK), strict=True)
         return torch.cat([-_block_loss(block, wanted, self, with_slope=False)[0] for block, wanted in blocks])
 
+    @torch.no_grad()
+    def are_likeliest(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Return whether each target is the choice of greedy decoding, (N,)."""
+        blocks = zip(states.split(_BLOCK), targets.split(_BLOCK), strict=True)
+        return torch.cat([self.logits(block).argmax(-1) == wanted for block, wanted in blocks])
+
 
 class _LossSum(torch.autograd.Function):
     @staticmethod

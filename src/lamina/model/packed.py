@@ -15,10 +15,19 @@ from lamina.model.attention import PACKED_ATTENTION
 from lamina.model.fused import FusedDecoder, fuse
 from lamina.model.head import agree
 from lamina.model.machine import pick_kernels
-from lamina.model.rows import lay_out
+from lamina.model.rows import lay_out, lay_out_tree
 from lamina.records import TokenRow
 
-__all__ = ["Pack", "find_fused", "fused_states", "make_pack", "packed_mode", "plain_states", "supports_packing"]
+__all__ = [
+    "Pack",
+    "find_fused",
+    "fused_states",
+    "make_pack",
+    "make_scoring_pack",
+    "packed_mode",
+    "plain_states",
+    "supports_packing",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,7 @@ class Pack:
         sources: (N,) pack positions whose next token is trained (or scored).
         targets: (N,) those next tokens.
         counts: for each row, how many of the N are its own, in order.
+        repeats: where rows share what is scored: (sum of counts,) which of the N each row's tokens are; else None.
     """
 
     ids: Tensor
@@ -42,6 +52,7 @@ class Pack:
     sources: Tensor
     targets: Tensor
     counts: tuple[int, ...]
+    repeats: Tensor | None = None
 
 
 def make_pack(rows: Sequence[TokenRow], device: torch.device, *, share: bool = False) -> Pack:
@@ -61,6 +72,29 @@ def make_pack(rows: Sequence[TokenRow], device: torch.device, *, share: bool = F
         sources=torch.tensor(sources, dtype=torch.long, device=device),
         targets=torch.tensor(targets, dtype=torch.long, device=device),
         counts=tuple(row.trained_count for row in rows),
+    )
+
+
+def make_scoring_pack(rows: Sequence[TokenRow], device: torch.device) -> Pack:
+    """Return the pack of ``rows`` for fused blocks without backward: every common start once, what is scored too."""
+    layout = lay_out_tree(rows, device)
+    wanted = [
+        (places[index - 1], row.ids[index])
+        for row, places in zip(rows, layout.places, strict=True)
+        for index, flag in enumerate(row.trained)
+        if flag
+    ]
+    order = {pair: place for place, pair in enumerate(dict.fromkeys(wanted))}
+    sources, targets = torch.tensor(list(order), dtype=torch.long, device=device).unbind(1)
+    return Pack(
+        ids=torch.tensor([layout.ids], device=device),
+        positions=torch.tensor([layout.positions], device=device),
+        lengths=tuple(len(places) for places in layout.places),
+        buckets=layout.buckets,
+        sources=sources.contiguous(),
+        targets=targets.contiguous(),
+        counts=tuple(row.trained_count for row in rows),
+        repeats=torch.tensor([order[pair] for pair in wanted], device=device),
     )
 
 

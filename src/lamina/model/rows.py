@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import groupby, takewhile
 
 import torch
 
 from lamina.kernels.shapes import Places
 from lamina.records import TokenRow
 
-__all__ = ["Layout", "lay_out"]
+__all__ = ["Layout", "lay_out", "lay_out_tree"]
 
 _LEAST_SHARED = 8
+# A further segment costs a bucket of its own in every block, about as much as so many tokens do.
+_LEAST_SAVED = 8
 _LIKE = 0.88
 _BUCKET_SCORES = 1 << 20
 
@@ -58,6 +60,41 @@ def lay_out(rows: Sequence[TokenRow], device: torch.device, *, share: bool) -> L
             layout.ids.extend(own)
             layout.positions.extend(range(shared, shared + len(own)))
         layout.buckets.extend(_buckets([layout.places[member] for member in members], shared, device))
+    return layout
+
+
+def lay_out_tree(rows: Sequence[TokenRow], device: torch.device) -> Layout:
+    """Return the layout of ``rows`` as a tree of all their common starts, for scoring alone.
+
+    What is scored is shared as well: the choices of an item, two answers of which only the end differs, the examples in
+    front of every item. Segments that lie equally deep and are of like length meet attention side by side, whatever
+    stands in front of them; backward, which sums what shared tokens are owed, does not know that case.
+    """
+    ids = [row.ids[: _end(row)] for row in rows]
+    layout = Layout([], [], [[] for _ in rows], [])
+    segments: dict[int, list[list[int]]] = {}
+    open_ = [(sorted(range(len(rows)), key=lambda index: ids[index]), list[int]())]
+    while open_:
+        members, path = open_.pop()
+        first, last = ids[members[0]], ids[members[-1]]  # in order, so what these two share all share
+        depth, common = len(path), _common(first, last)
+        alike = first == last
+        if alike or (common - depth) * (len(members) - 1) >= _LEAST_SAVED:
+            start = len(layout.ids)
+            layout.ids.extend(first[depth:common])
+            layout.positions.extend(range(depth, common))
+            path = path + list(range(start, len(layout.ids)))
+            if common > depth:
+                segments.setdefault(depth, []).append(path)
+        ended = [index for index in members if len(ids[index]) == common == len(path)]
+        for index in ended:
+            layout.places[index] = path
+        if not alike:
+            going = members[len(ended) :]  # a row that ends here comes before those that go on
+            nexts = {index: ids[index][common : common + 1] for index in going}
+            open_ += [(list(group), path) for _, group in groupby(going, nexts.__getitem__)]
+    for depth in sorted(segments):
+        layout.buckets.extend(_buckets(segments[depth], depth, device))
     return layout
 
 

@@ -6,18 +6,30 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
-from lamina.data.identity import from_record
+from lamina.config import SUITES_FOLDER
+from lamina.data.identity import from_record, row_identity
 from lamina.errors import UsageError
+from lamina.evaluate.harness import HarnessTask, load_tasks, run_task
+from lamina.evaluate.overlap import Overlap, find_overlap
 from lamina.evaluate.run import run_suite
 from lamina.evaluate.suites import Suite, load_suite, suite_of_rows
 from lamina.ops.project import Project
 from lamina.ops.results import read_score, write_score
+from lamina.ops.rows import known_rows, stored_rows
 from lamina.records import Matrix, Score
 from lamina.stack.layers import read_layer
 from lamina.stack.manifest import StackConfig
 from lamina.stack.order import skill_of
 
-__all__ = ["evaluate", "find_suites", "own_and_guards", "prefixes", "score_stack"]
+__all__ = [
+    "evaluate",
+    "evaluate_tasks",
+    "find_suites",
+    "overlaps",
+    "own_and_guards",
+    "prefixes",
+    "score_stack",
+]
 
 
 def evaluate(project: Project, stacks: Sequence[tuple[str, StackConfig]], suites: Sequence[str] = ()) -> Matrix:
@@ -34,8 +46,45 @@ def evaluate(project: Project, stacks: Sequence[tuple[str, StackConfig]], suites
         what = f"unknown suite '{unknown[0]}'" if unknown else "no suites yet"
         hint = f"known: {', '.join(every)}" if every else "train a layer, or add [suites.NAME] to lamina.toml"
         raise UsageError(what, hint=hint)
+    for name in chosen:
+        _note_items(project, every[name])
     rows = [tuple(_score(project, stack, every[name], label) for name in chosen) for label, stack in stacks]
     return Matrix(tuple(label for label, _ in stacks), chosen, tuple(rows))
+
+
+def evaluate_tasks(project: Project, stacks: Sequence[tuple[str, StackConfig]], names: Sequence[str]) -> Matrix:
+    """Return the scores of every stack on tasks of lm-evaluation-harness, each pair scored once.
+
+    Raises:
+        MachineError: if lm-eval is not installed.
+        UsageError: if a task is unknown.
+        DataError: if a task's data is not on this machine.
+    """
+    folder = project.store.project / SUITES_FOLDER
+    tasks = [task for name in names for task in load_tasks(name, folder)]
+    rows = [tuple(_score_task(project, stack, task, label) for task in tasks) for label, stack in stacks]
+    return Matrix(tuple(label for label, _ in stacks), tuple(task.name for task in tasks), tuple(rows))
+
+
+def overlaps(project: Project, suites: Sequence[str] = ()) -> dict[str, Overlap]:
+    """Return for each suite (all when none is named) how much of it the branch's layers have seen.
+
+    Rows' words are those of the layers' replay and held-out samples; of all other rows only identities are kept.
+    A layer's own held-out rows, where they are the suite, are no overlap.
+    """
+    every = find_suites(project)
+    stack = project.stack()
+    found = {}
+    for name in suites or every:
+        layers = [read_layer(project.store, entry.layer) for entry in stack.layers]
+        rows = [row for layer in layers for row in stored_rows(project.store, layer.replay)]
+        heldout = [row for layer in layers for row in stored_rows(project.store, layer.heldout)]
+        held = {row_identity(row) for row in heldout}
+        identities = known_rows(project, stack)
+        written = name in project.settings.suites
+        trained = [row for row in [*rows, *(heldout if written else ())] if written or row_identity(row) not in held]
+        found[name] = find_overlap(every[name], trained, identities if written else identities - held)
+    return found
 
 
 def find_suites(project: Project) -> dict[str, Suite]:
@@ -90,6 +139,34 @@ def _score(project: Project, stack: StackConfig, suite: Suite, label: str) -> Sc
         return dataclasses.replace(known, suite=suite.name)
     loaded = project.activate(stack)
     with project.progress.stage(f"{label} on {suite.name}", total=len(suite.items), unit="items") as tick:
-        score = run_suite(loaded, suite, tick)
+        score = run_suite(loaded, suite, tick, lambda: project.exact(stack))
+    _note_unscored(project, score)
     write_score(project.store, stack, suite.digest, score)
     return score
+
+
+def _score_task(project: Project, stack: StackConfig, task: HarnessTask, label: str) -> Score:
+    known = read_score(project.store, stack, task.digest)
+    if known is not None:
+        return known
+    loaded = project.activate(stack)
+    with project.progress.stage(f"{label} on {task.name}", total=task.items, unit="items") as tick:
+        score, cut = run_task(loaded, task, tick)
+    if cut:
+        project.progress.note(f"{task.name}: {cut} requests are longer than the context and were cut from the left")
+    _note_unscored(project, score)
+    write_score(project.store, stack, task.digest, score)
+    return score
+
+
+def _note_items(project: Project, suite: Suite) -> None:
+    if suite.repeated:
+        project.progress.note(f"{suite.name}: {suite.repeated} items are there twice and count twice")
+
+
+def _note_unscored(project: Project, score: Score) -> None:
+    if score.unscored:
+        project.progress.note(
+            f"{score.suite}: {score.unscored} of {len(score.values)} items are longer than the base's context of "
+            f"{project.loaded.context} tokens and are not scored"
+        )

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from lamina.config import CONFIG_NAME, BaseSettings, Settings, load_settings
 from lamina.errors import UsageError
 from lamina.lora.adapter import Adapter, load_adapter
@@ -20,8 +22,11 @@ from lamina.stack.manifest import StackConfig, StackEntry
 from lamina.stack.order import check_parents
 from lamina.stack.resolve import resolve
 from lamina.stack.store import Store
+from lamina.train.memory import free_bytes
 
 __all__ = ["Project", "base_table", "init_project", "open_project"]
+
+_FLOAT32_BYTES = 4
 
 
 @dataclass
@@ -33,6 +38,7 @@ class Project:
     base: Base
     progress: Progress
     _loaded: LoadedBase | None = field(default=None, repr=False)
+    _exact: LoadedBase | None = field(default=None, repr=False)
 
     @property
     def loaded(self) -> LoadedBase:
@@ -57,6 +63,21 @@ class Project:
     def release(self) -> None:
         """Let go of the base in memory; it is loaded again on its next use."""
         self._loaded = None
+        self._exact = None
+
+    def exact(self, stack: StackConfig) -> LoadedBase | None:
+        """Return the base in float32 with the layers of ``stack`` active, beside the one in the machine's own dtype.
+
+        None if memory does not hold it, which is said.
+        """
+        if self._exact is None:
+            needed = _FLOAT32_BYTES * sum(parameter.numel() for parameter in self.loaded.model.parameters())
+            if 2 * needed > free_bytes(self.loaded.device):
+                self.progress.note("too little memory for float32: choices within rounding stay as bfloat16 has them")
+                return None
+            self._exact = load_base(self.base, dtype=torch.float32)
+        attach(self._exact.model, self.adapters(stack.layers), [entry.scale for entry in stack.layers])
+        return self._exact
 
     def adapters(self, entries: Sequence[StackEntry]) -> list[Adapter]:
         """Return the weights of a stack's entries, each without the scale of its place."""
