@@ -111,13 +111,13 @@ def _rows(path: Path, count: int | None) -> list[dict[str, Any]]:
 
 
 def _run_lamina(options: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    import torch
+
     from lamina.config import BaseSettings, SuiteSettings
     from lamina.evaluate.run import run_suite
     from lamina.evaluate.suites import load_suite
     from lamina.model.base import load_base, resolve_base
     from lamina.records import Quiet
-
-    import torch
 
     base = resolve_base(BaseSettings(), Quiet())
     loaded, exact = load_base(base), load_base(base, dtype=torch.float32)

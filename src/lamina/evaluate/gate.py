@@ -6,15 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from lamina.errors import StackError
 from lamina.evaluate.statistics.loss import change_interval, items_for, loss_p, upper_loss
 from lamina.evaluate.statistics.paired import Paired, better_p, mean_p, pair
-from lamina.evaluate.statistics.sequential import HarmWatch
+from lamina.evaluate.watch import GuardWatch
 from lamina.records import Score
 
-__all__ = ["DROPS", "LEVEL", "GuardWatch", "SuiteVerdict", "Verdict", "decide"]
+__all__ = ["DROPS", "LEVEL", "SuiteVerdict", "Verdict", "decide"]
 
 LEVEL = 0.05
 # The regressions for which every verdict says how many items would show them.
@@ -104,8 +102,8 @@ def decide(
     verdicts, skipped = [], []
     for name in (*own, *(name for name in guards if name not in own)):
         if name in halted:
-            verdicts.append(halted[name].verdict(margins[name]))
-        elif name not in after and halted:
+            verdicts.append(_stopped(halted[name], margins[name]))
+        elif halted and name not in after:
             skipped.append(name)
         else:
             paired = _pair(name, before[name], after[name])
@@ -115,52 +113,22 @@ def decide(
     return Verdict(accepted, tuple(verdicts), tuple(skipped))
 
 
-class GuardWatch:
-    """Watches a guard while it is scored, item by item in random order, and says when harm is proven."""
-
-    def __init__(self, before: Score) -> None:
-        self._before = before
-        self._harm = HarmWatch()
-        self._seen: dict[int, float] = {}
-        self._waiting: dict[str, int] = {}
-        for cluster in before.clusters:
-            self._waiting[cluster] = self._waiting.get(cluster, 0) + 1
-        self._open: dict[str, list[float]] = {}
-
-    def see(self, values: Mapping[int, float]) -> bool:
-        """Take in further items (place in the suite: value, NaN if unscored); return whether to stop."""
-        losses = []
-        for place, value in values.items():
-            self._seen[place] = value
-            loss = self._before.values[place] - value
-            if not self._before.clusters:
-                losses += [] if math.isnan(loss) else [loss]
-                continue
-            cluster = self._before.clusters[place]
-            self._open.setdefault(cluster, []).append(loss)
-            if len(self._open[cluster]) == self._waiting[cluster]:
-                known = [each for each in self._open.pop(cluster) if not math.isnan(each)]
-                losses += [math.fsum(known) / len(known)] if known else []
-        return self._harm.see(np.array(losses))
-
-    def verdict(self, margin: float) -> SuiteVerdict:
-        """Return the refusal that follows from proven harm, figures from the items seen."""
-        places = sorted(self._seen)
-        old = [self._before.values[place] for place in places]
-        clusters = [self._before.clusters[place] for place in places] if self._before.clusters else ()
-        paired = pair(old, [self._seen[place] for place in places], clusters)
-        all_items, evidence = len(self._before.values), self._harm.evidence
-        before = math.fsum(value for value in old if not math.isnan(value)) / paired.n
-        return _verdict(
-            self._before.suite,
-            (before, before + paired.mean),
-            paired,
-            margin,
-            p_value=min(1.0, 1 / evidence),
-            passed=False,
-            reason=f"worse, shown after {len(places):,} of {all_items:,} items (evidence {evidence:.0f} to 1)",
-            stopped_after=len(places),
-        )
+def _stopped(watch: GuardWatch, margin: float) -> SuiteVerdict:
+    """Return the refusal that follows from proven harm, with the figures of the items seen."""
+    old, new, clusters = watch.seen()
+    paired = pair(old, new, clusters)
+    before = math.fsum(value for value, after in zip(old, new, strict=True) if not math.isnan(value + after)) / paired.n
+    share = f"after {len(old):,} of {len(watch.before.values):,} items"
+    return _verdict(
+        watch.before.suite,
+        (before, before + paired.mean),
+        paired,
+        margin,
+        p_value=min(1.0, 1 / watch.evidence),
+        passed=False,
+        reason=f"worse, proven {share} (evidence {watch.evidence:.0f} to 1)",
+        stopped_after=len(old),
+    )
 
 
 def _pair(name: str, before: Score, after: Score) -> Paired:

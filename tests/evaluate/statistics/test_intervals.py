@@ -34,7 +34,9 @@ def test_intervals_hold_their_mean(values: list[float], size: int) -> None:
 def test_copies_tell_nothing_new(values: list[float], copies: int) -> None:
     """Every item five times, in a cluster of its own, is no better known than once."""
     alone = interval(values)
-    repeated = interval([value for value in values for _ in range(copies)], [i // copies for i in range(len(values) * copies)])
+    repeated = interval(
+        [value for value in values for _ in range(copies)], [i // copies for i in range(len(values) * copies)]
+    )
     assert repeated[0] == pytest.approx(alone[0])
     if len(values) > 1:
         assert repeated[2] - repeated[1] >= (alone[2] - alone[1]) - 1e-9

@@ -36,7 +36,7 @@ def test_items_for_follows_scatter_and_clusters() -> None:
 
 
 def test_tango_as_published() -> None:
-    # Tango 1998, table III, crossover trial of soft contact lenses: 44 pairs, 43 agree, 1 and 0 differ. One-sided
+    # Tango 1998, crossover trial of soft contact lenses: 44 pairs, 43 agree, 1 and 0 differ. One-sided
     # equivalence with margin 0.1: Z = 1.709, P = 0.044.
     assert -tango(0, 1, 44, 0.1) == pytest.approx(1.709, abs=5e-4)
     assert loss_p(counts(0, 1, 43), 0.1) == pytest.approx(0.044, abs=5e-4)
@@ -68,7 +68,7 @@ def test_more_losses_or_a_smaller_margin_prove_less(better: int, worse: int, sam
 
 @pytest.mark.parametrize(("n", "discordant", "margin"), [(100, 0.2, 0.1), (200, 0.15, 0.05), (150, 0.3, 0.1)])
 def test_non_inferiority_keeps_its_level_by_enumeration(n: int, discordant: float, margin: float) -> None:
-    """Where the loss is exactly the margin, the chance of "ruled out" over all outcomes is near 5 %, and not above 6."""
+    """Where the loss is exactly the margin, "ruled out" has a chance near 5 % over all outcomes."""
     right, wrong = (discordant - margin) / 2, (discordant + margin) / 2
     ruled_out = 0.0
     for better in range(n + 1):

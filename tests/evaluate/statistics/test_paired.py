@@ -22,7 +22,7 @@ def test_exact_mcnemar_by_hand() -> None:
     assert better_p(pair(before, after)) == (10 + 1) / 2**10
     assert better_p(pair(after, before)) == 1 - 1 / 2**10
     assert better_p(pair(before, before)) == 1.0
-    # Fagerland, Lydersen & Laake 2013, BMC Med. Res. Methodol. 13:91, section 2: 1 and 7 discordant pairs, P = 0.070.
+    # Fagerland, Lydersen & Laake 2013, BMC Med. Res. Methodol. 13:91: 1 and 7 discordant pairs, P = 0.070.
     assert mcnemar_p(7, 1, two_sided=True) == pytest.approx(0.0703125)
 
 

@@ -1,4 +1,4 @@
-"""Two stacks on the same items: is the one better?"""
+"""Two stacks on the same items: paired tests of whether the one is better, and the interval of what changed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Paired:
     @cached_property
     def sums(self) -> Values:
         """The sum of changes in each cluster."""
-        return np.bincount(self.groups, weights=self.changes)
+        return np.asarray(np.bincount(self.groups, weights=self.changes), dtype=np.float64)
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
@@ -132,7 +132,7 @@ def _tail(n: int, least: int) -> float:
     for k in range(n - least + 1):
         total += ways
         ways = ways * (n - k) // (k + 1)
-    return total / 2**n
+    return float(total / 2**n)
 
 
 def sign_flip_p(sums: Values) -> float:

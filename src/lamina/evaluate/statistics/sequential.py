@@ -25,7 +25,7 @@ class HarmWatch:
     count. The stakes are a grid over which the wealth is spread evenly, so that none must be guessed.
 
     Items must come in an order that has nothing to do with how the layer changes them (drawn at random); of items that
-    share a cluster, the cluster's mean is one unit. This can only refuse: what lets a layer in is the test of all items.
+    share a cluster, the cluster's mean is one unit. This can only refuse: only the test of all items lets a layer in.
 
     Source: Waudby-Smith & Ramdas 2024, J. R. Stat. Soc. B 86:1 (arXiv:2010.09686): betting, with a fixed grid of bets
     ("diversified Kelly").
