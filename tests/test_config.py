@@ -28,7 +28,7 @@ def settings(tmp_path: Path, text: str) -> Settings:
         ("[train]\nrank = 0", "train.rank: input should be greater than or equal to 1, got 0"),
         ("[train]\nrank = 'many'", "train.rank: input should be a valid integer"),
         ("[train]\nlearning_rate = inf", "train.learning_rate: input should be"),
-        ("[suites.a]\nfile = 'a'\nscorer = 'xact'", "suites.a.scorer: input should be 'call', 'choice'"),
+        ("[suites.a]\nfile = 'a'\nscorer = 'xact'", "suites.a.scorer: input should be 'bleu', 'call'"),
         ("[suites.a]\n", "suites.a.file: field required"),
         ("[train]\ndora = true", "train.dora: DoRA is refused, since layers only add up exactly when each is a plain"),
         ("[train]\nuse_dora = true", "train.use_dora: DoRA is refused"),
@@ -40,6 +40,9 @@ def settings(tmp_path: Path, text: str) -> Settings:
         ("[train]\npatience = -1", "train.patience: input should be greater than or equal to 0, got -1"),
         ("[train]\nb_rate = 0.0", "train.b_rate: input should be greater than 0, got 0.0"),
         ("[train\nrank = 8", "not valid TOML"),
+        ("[suites.a]\nfile = 'a'\nscorer = 'regex'", "suites.a: scorer 'regex' and a pattern belong together"),
+        ("[suites.a]\nfile = 'a'\nscorer = 'regex'\npattern = '('", "suites.a.pattern: not a regular expression"),
+        ("[suites.a]\nfile = 'a'\nshots = 2", "suites.a: shots and shots_file belong together"),
     ],
 )
 def test_mistakes_name_the_key(tmp_path: Path, text: str, message: str) -> None:
@@ -87,3 +90,21 @@ def test_every_key_is_documented(model: type) -> None:
     for name, field in model.model_fields.items():
         assert f"`{name}`" in page
         assert field.description in page
+
+
+def test_suites_also_lie_in_files_of_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "suites"
+    folder.mkdir()
+    (folder / "maths.toml").write_text('file = "maths.jsonl"\nscorer = "number"\n')
+    found = settings(tmp_path, "[suites.words]\nfile = 'words.jsonl'").suites
+    assert found["maths"].file == folder / "maths.jsonl"
+    assert found["words"].file == tmp_path / "words.jsonl"
+    (folder / "words.toml").write_text('file = "words.jsonl"\n')
+    with pytest.raises(UsageError, match=r"words.toml: suite 'words' is also in lamina.toml"):
+        load_settings(tmp_path / "lamina.toml")
+    (folder / "words.toml").write_text('fil = "words.jsonl"\n')
+    with pytest.raises(UsageError, match=r"suite 'words' is also in"):
+        load_settings(tmp_path / "lamina.toml")
+    (folder / "words.toml").rename(folder / "other.toml")
+    with pytest.raises(UsageError, match=r"other.toml: .*unknown key 'fil', did you mean 'file'\?"):
+        load_settings(tmp_path / "lamina.toml")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.model import rows as rows_module
-from lamina.model.rows import Layout, lay_out
+from lamina.model.rows import Layout, lay_out, lay_out_tree
 from lamina.records import TokenRow
 
 CPU = torch.device("cpu")
@@ -146,3 +146,37 @@ def test_rows_of_like_length_are_padded_together_and_others_are_not() -> None:
     rows = [TokenRow(tuple(range(length + 1)), (False,) * length + (True,)) for length in (100, 40, 95, 39)]
     shapes = [tuple(bucket.tokens.shape) for bucket in lay_out(rows, CPU, share=False).buckets]
     assert shapes == [(2, 100), (2, 40)]
+
+
+@drawn
+@given(chats())
+def test_a_tree_gives_every_row_its_tokens_behind_their_own_starts(rows: list[TokenRow]) -> None:
+    layout = lay_out_tree(rows, CPU)
+    looked: set[int] = set()
+    for row, places in zip(rows, layout.places, strict=True):
+        assert tuple(layout.ids[place] for place in places) == row.ids[: last_trained(row)]
+        assert [layout.positions[place] for place in places] == list(range(last_trained(row)))
+    starts = {tuple(places[:length]) for places in layout.places for length in range(len(places) + 1)}
+    for bucket in layout.buckets:
+        for padded in bucket.tokens.tolist():
+            line = [token for token in padded if token >= 0]
+            assert padded == line + [-1] * (bucket.length - len(line))
+            assert tuple(line) in starts
+            assert looked.issuperset(line[: bucket.prefix])
+            assert looked.isdisjoint(line[bucket.prefix :])
+            assert line[bucket.prefix :]
+            looked.update(line[bucket.prefix :])
+    assert looked == set(range(len(layout.ids)))
+
+
+def test_a_tree_shares_what_is_scored_and_shares_at_several_depths() -> None:
+    shown, asked, ends = tuple(range(20)), (tuple(range(30, 42)), tuple(range(50, 62))), ((1, 2), (1, 3))
+    rows = [TokenRow((*shown, *own, *end, 9), (False,) * 32 + (True,) * 3) for own in asked for end in ends]
+    layout = lay_out_tree(rows, CPU)
+    assert len(layout.ids) == 20 + 2 * 13 + 4
+    assert [(bucket.prefix, bucket.rows) for bucket in layout.buckets] == [(0, 1), (20, 2), (33, 4)]
+    # Among three ends two share one token more: a segment of its own would cost more than it saves.
+    near = [TokenRow((*shown, *end, 9), (False,) * 20 + (True,) * (len(end) + 1)) for end in ((1, 2), (1, 3), (4,))]
+    assert len(lay_out_tree(near, CPU).ids) == 20 + 2 + 2 + 1
+    twice = [rows[0], rows[0]]
+    assert len(lay_out_tree(twice, CPU).ids) == 34
