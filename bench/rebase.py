@@ -8,7 +8,6 @@ docs/design/rebase.md.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -36,11 +35,11 @@ def main() -> None:
     base = load_base(resolve_base(BaseSettings(), Quiet()))
     rows, heldout = read(base)
     without = measure(base, heldout)
-    layer, seconds = train(base, rows, RECIPE)
+    layer = train(base, rows, RECIPE)
     loss = measure(base, heldout, layer)
-    print(f"old base: {without:.4f} -> {loss:.4f}, {seconds:.0f} s", flush=True)
+    print(f"old base: {without:.4f} -> {loss:.4f}", flush=True)
     found = [{"noise": share, **on_newer(share, layer, rows, heldout)} for share in NOISE]
-    publish("rebase", {"without": without, "loss": loss, "seconds": seconds, "newer": found})
+    publish("rebase", {"without": without, "loss": loss, "newer": found})
 
 
 def on_newer(share: float, layer: Adapter, rows: list[TokenRow], heldout: list[TokenRow]) -> dict[str, Any]:
@@ -55,26 +54,20 @@ def on_newer(share: float, layer: Adapter, rows: list[TokenRow], heldout: list[T
     epochs = REALIGN_STEPS * RECIPE.batch_rows / len(rows)
     for rate in RATES:
         short = RECIPE.model_copy(update={"epochs": epochs, "learning_rate": RECIPE.learning_rate * rate})
-        realigned, seconds = train(base, rows, short, layer)
-        figures[f"realign at {rate}"] = measure(base, heldout, realigned)
-        figures["realign_s"] = seconds
-    again, figures["retrain_s"] = train(base, rows, RECIPE)
-    figures["retrain"] = measure(base, heldout, again)
+        figures[f"realign at {rate}"] = measure(base, heldout, train(base, rows, short, layer))
+    figures["retrain"] = measure(base, heldout, train(base, rows, RECIPE))
     print(share, figures, flush=True)
     return figures
 
 
-def train(
-    base: LoadedBase, rows: list[TokenRow], recipe: Recipe, start: Adapter | None = None
-) -> tuple[Adapter, float]:
-    """Return a layer trained on ``rows``, and how long that took."""
+def train(base: LoadedBase, rows: list[TokenRow], recipe: Recipe, start: Adapter | None = None) -> Adapter:
+    """Return a layer trained on ``rows``."""
     scale = scale_of(recipe.rank, recipe.alpha, rslora=recipe.rslora)
     attach(base.model, [])
     fresh = fresh_adapter(base.model, recipe.rank, recipe.seed)
     state = TrainState(fresh if start is None else rescale(start, 1 / scale), base.device)
-    started = time.perf_counter()
     list(train_steps(base, state, rows, recipe))
-    return state.adapter(scale), time.perf_counter() - started
+    return state.adapter(scale)
 
 
 def measure(base: LoadedBase, heldout: list[TokenRow], layer: Adapter | None = None) -> float:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from lamina.config import BaseSettings, CostSettings, Recipe, Settings, SuiteSettings, load_settings, make_recipe
+from lamina.config import (
+    BaseSettings,
+    CostSettings,
+    JudgeSettings,
+    Recipe,
+    Settings,
+    SuiteSettings,
+    load_settings,
+    make_recipe,
+)
 from lamina.errors import UsageError
 
 
@@ -83,7 +92,7 @@ def test_a_flag_out_of_range_is_usage(tmp_path: Path) -> None:
         make_recipe(Settings(), {"clip": -1.0})
 
 
-@pytest.mark.parametrize("model", [BaseSettings, CostSettings, Recipe, SuiteSettings])
+@pytest.mark.parametrize("model", [BaseSettings, CostSettings, JudgeSettings, Recipe, SuiteSettings])
 def test_every_key_is_documented(model: type) -> None:
     assert all(field.description for field in model.model_fields.values())
     page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text("utf-8")

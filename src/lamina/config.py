@@ -23,6 +23,7 @@ __all__ = [
     "SUITES_FOLDER",
     "BaseSettings",
     "CostSettings",
+    "JudgeSettings",
     "Quantisation",
     "Recipe",
     "Scorer",
@@ -154,6 +155,20 @@ class CostSettings(BaseModel):
     currency: str = Field("$", max_length=3, description="sign or code put before prices")
 
 
+class JudgeSettings(BaseModel):
+    """Who judges answers: any OpenAI-compatible endpoint, a local one unless another is named."""
+
+    model_config = _STRICT
+
+    url: str = Field("http://127.0.0.1:11434/v1", description="the endpoint, up to and with /v1")
+    model: str | None = Field(None, min_length=1, description="the judge's name there; no judge without it")
+    key_env: str = Field("LAMINA_JUDGE_KEY", description="environment variable that holds the key, if one is needed")
+    timeout_s: float = Field(120.0, gt=0, le=3600, description="seconds to wait for one reply")
+    retries: int = Field(3, ge=0, le=20, description="further attempts when one fails, 1, 2, 4 … seconds apart")
+    max_tokens: int = Field(1024, ge=1, le=32768, description="longest reply in tokens")
+    parallel: int = Field(1, ge=1, le=64, description="questions in flight at once")
+
+
 class Settings(BaseModel):
     """The whole of ``lamina.toml``."""
 
@@ -162,6 +177,7 @@ class Settings(BaseModel):
     base: BaseSettings = BaseSettings()
     train: Recipe = Recipe()
     cost: CostSettings = CostSettings()
+    judge: JudgeSettings = JudgeSettings()
     suites: dict[str, SuiteSettings] = Field(default_factory=dict)
     margin: float = Field(0.02, gt=0, lt=1, description="gate: the loss on a guard suite that must be ruled out")
     licence: str | None = Field(None, min_length=1, description="licence of the layers trained here, as `apache-2.0`")

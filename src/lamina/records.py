@@ -9,9 +9,11 @@ from typing import Any, Literal, Protocol
 
 __all__ = [
     "Conversation",
+    "CostPoint",
     "Matrix",
     "Message",
     "Progress",
+    "Quality",
     "Quiet",
     "Score",
     "SideBySide",
@@ -174,3 +176,36 @@ class SideBySide:
     question: str
     reference: str
     answers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How good a model or stack is, in percent of another's quality, with a 95 % interval."""
+
+    name: str
+    percent: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostPoint:
+    """What a stack scores and what training it took.
+
+    Attributes:
+        name: the stack, for people.
+        score: mean of its suites, 0..1, between ``low`` and ``high``.
+        tokens: tokens its layers were trained on, padding not counted.
+        flops: floating-point operations that takes, by formula; ``lamina.ops.pareto`` says which.
+        money: an estimate from the seconds and ``[cost]``, in the settings' currency.
+        parameters: numbers in its layers.
+    """
+
+    name: str
+    score: float
+    low: float
+    high: float
+    tokens: int
+    flops: float
+    money: float
+    parameters: int

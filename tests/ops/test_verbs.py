@@ -358,3 +358,20 @@ def test_a_run_of_chosen_values_is_found_again(project: Path, cli: Callable[...,
     again = cli("train", "rows.jsonl", "--as", "fox", "--lr", "1e-6", "--json")
     assert first.json["layer"] == again.json["layer"]
     assert "trained like this before" in again.err
+
+
+def test_a_layer_whose_rows_stayed_with_its_owner_works_in_every_verb(project: Path, cli: Callable[..., Any]) -> None:
+    add_suite(project, "asked", 4, max_tokens=2)
+    write_rows(project / "fox.jsonl", 60)
+    assert cli("train", "fox.jsonl", "--as", "fox", *TRAIN).code == 0
+    assert cli("eval", "--json").json["suites"] == ["asked", "fox"]
+    layer, store = cli("show", "fox", "--json").json, Store(project / ".lamina")
+    for rows in (layer["replay"], layer["heldout"]):
+        store.blob_path(rows).unlink()
+    assert cli("eval", "--json").json["suites"] == ["asked"]
+    assert cli("fsck").code == 0
+    assert cli("squash", "--rank", "2").code == 0
+    assert cli("undo").code == 0
+    write_rows(project / "fox.jsonl", 70)
+    grown = cli("update", "fox.jsonl", *TRAIN, "--json")  # knows the old rows by their hashes
+    assert (grown.code, "10 new rows, 60 known already" in grown.err) == (0, True), grown.err

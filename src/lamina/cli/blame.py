@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lamina.cli.output import emit_json, print_line, show
+from lamina.cli.output import emit_json, print_columns, print_line
 from lamina.cli.progress import TerminalProgress
 
 if TYPE_CHECKING:
@@ -62,22 +62,16 @@ def _record(out: LeftOut) -> dict[str, Any]:
 
 
 def _print(found: Blame) -> None:
-    from rich.table import Table
-
     print_line(f"answer: {_first_line(found.answer)}")
     if found.answer != found.own_answer:
         print_line(f"the stack says: {_first_line(found.own_answer)}")
     print_line(f"log-probability {found.log_prob:.2f} nats over {found.tokens} tokens")
     print_line("")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("without", no_wrap=True, max_width=24)
-    table.add_column("digest", no_wrap=True)
-    table.add_column("nats", justify="right", no_wrap=True)
-    table.add_column("it would say", no_wrap=True, overflow="ellipsis")
+    rows = [("without", "digest", "nats", "it would say")]
     for out in (*found.layers, found.base):
         name, digest = ("all layers", "") if out.entry is None else (out.entry.name, out.entry.layer[7:15])
-        table.add_row(name, digest, f"{out.change:+.2f}", _first_line(out.answer) if out.is_changed else "the same")
-    show(table)
+        rows.append((name, digest, f"{out.change:+.2f}", _first_line(out.answer) if out.is_changed else "the same"))
+    print_columns(rows, "llr")
     print_line("")
     print_line(_verdict(found))
 

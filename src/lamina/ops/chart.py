@@ -1,17 +1,27 @@
-"""``lamina chart``: the matrix as a picture and a page."""
+"""``lamina chart``: recorded results as pictures and a page."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from lamina import __version__
+from lamina.evaluate.relative import relative_quality, relative_scores
+from lamina.evaluate.reviews import Review
 from lamina.model.machine import describe_machine
+from lamina.ops.costs import point_of
+from lamina.ops.evaluate import find_suites
 from lamina.ops.project import Project
-from lamina.records import Matrix, SideBySide
+from lamina.ops.results import judge_folder, read_score
+from lamina.records import CostPoint, Matrix, SideBySide
 from lamina.report.chart import draw_matrix
+from lamina.report.drawing import Drawing
 from lamina.report.html import write_report
-from lamina.stack.layers import read_layer
+from lamina.report.pareto import draw_pareto
+from lamina.report.quality import draw_quality
+from lamina.stack.layers import read_layer, read_stack, stack_digest
+from lamina.stack.lineage import list_refs
 from lamina.stack.manifest import StackConfig
 
 __all__ = ["write_charts"]
@@ -25,16 +35,71 @@ def write_charts(
     *,
     title: str,
     sides: Sequence[SideBySide] = (),
-) -> tuple[Path, Path]:
-    """Write ``scores.png``, ``scores.svg`` and ``report.html`` into ``folder``; return picture and page."""
-    png, svg, page = folder / "scores.png", folder / "scores.svg", folder / "report.html"
-    draw_matrix(matrix, title=title, png=png, svg=svg)
+) -> tuple[tuple[Path, ...], Path]:
+    """Write every chart that the records allow, as PNG and SVG, and ``report.html``; return the PNGs and the page.
+
+    ``scores``: each suite after each layer. ``quality``: stacks in percent of the best. ``cost``: score against what
+    training took, also of other branches and tags that were measured on the same suites. ``judged``: in percent of the
+    best by a judge's grades, where `lamina judge --single` has been run on the branch's stacks.
+    """
+    drawings = [draw_matrix(matrix, title=title)]
+    if any(score.mean > 0 for row in matrix.scores for score in row):
+        bars = relative_scores(matrix.stacks, matrix.scores)
+        drawings.append(draw_quality(bars, name="quality", title="Relative quality", of="the best stack"))
+    points = _cost_points(project, matrix, stack)
+    if len(points) > 1:
+        drawings.append(draw_pareto(points, title="Quality for cost", currency=project.settings.cost.currency))
+    drawings += _judged(project)
     base = project.base.pin
     facts = {"base": f"{base.name} ({base.family}, {base.digest[7:19]})", "lamina": __version__}
     facts |= {key: str(value) for key, value in describe_machine().items()}
     layers = [_layer_row(project, entry.layer) for entry in stack.layers]
-    write_report(page, title=title, matrix=matrix, svg=svg, layers=layers, facts=facts, sides=sides)
-    return png, page
+    pictures = tuple(each.write(folder)[0] for each in drawings)
+    page = folder / "report.html"
+    write_report(page, title=title, matrix=matrix, drawings=drawings, layers=layers, facts=facts, sides=sides)
+    return pictures, page
+
+
+def _cost_points(project: Project, matrix: Matrix, stack: StackConfig) -> list[CostPoint]:
+    """Return the points of the stack's prefixes, and of other refs' stacks that were measured on the same suites."""
+    heights = range(len(stack.layers) + 1)
+    stacks = [stack.model_copy(update={"layers": stack.layers[:height]}) for height in heights]
+    found = list(zip(matrix.stacks, stacks, matrix.scores, strict=True))
+    seen = {stack_digest(each) for each in stacks}
+    suites = find_suites(project)
+    for ref, digest in list_refs(project.store).items():
+        other = read_stack(project.store, digest)
+        if digest in seen or other.base != stack.base:
+            continue
+        seen.add(digest)
+        scores = [read_score(project.store, other, suites[name].digest) for name in matrix.suites]
+        if all(score is not None for score in scores):
+            found.append((ref, other, tuple(score for score in scores if score is not None)))
+    points = []
+    for name, each, row in found:
+        point = point_of(project, name, each, row)
+        if point is None:
+            project.progress.note(
+                f"{name}: not in the chart of costs, since what a layer from elsewhere took is unknown"
+            )
+        else:
+            points.append(point)
+    return points
+
+
+def _judged(project: Project) -> list[Drawing]:
+    """Return the chart of a judge's grades, if stacks of this project have been graded."""
+    reviews = []
+    for path in sorted(judge_folder(project.store).glob("grades-*.json")):
+        record = json.loads(path.read_text("utf-8"))
+        first, second = record["stacks"]
+        reviews += [
+            Review(f"{record['what']} {name}", first, second, ours, theirs) for name, ours, theirs in record["grades"]
+        ]
+    if not reviews:
+        return []
+    bars = relative_quality(reviews)[::-1]
+    return [draw_quality(bars, name="judged", title="Relative quality by a judge's grades", of="the best stack")]
 
 
 def _layer_row(project: Project, digest: str) -> dict[str, str]:

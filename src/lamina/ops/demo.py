@@ -83,8 +83,8 @@ def run_demo(folder: Path, progress: Progress) -> DemoResult:
     matrix = evaluate(project, prefixes(stack))
     sides = _ask(project, stack)
     title = "One base, two skills, one update: what each layer did"
-    png, page = write_charts(project, matrix, stack, folder / "charts", title=title, sides=sides)
-    return DemoResult(matrix, tuple(sides), png, page, time.monotonic() - started)
+    pictures, page = write_charts(project, matrix, stack, folder / "charts", title=title, sides=sides)
+    return DemoResult(matrix, tuple(sides), pictures[0], page, time.monotonic() - started)
 
 
 def _open(folder: Path, progress: Progress) -> Project:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 
 from lamina.config import SUITES_FOLDER
-from lamina.data.identity import from_record, row_identity
+from lamina.data.identity import row_identity
 from lamina.errors import UsageError
 from lamina.evaluate.harness import HarnessTask, load_tasks, run_task
 from lamina.evaluate.overlap import Overlap, find_overlap
@@ -92,15 +91,15 @@ def overlaps(project: Project, suites: Sequence[str] = ()) -> dict[str, Overlap]
 def find_suites(project: Project) -> dict[str, Suite]:
     """Return the suites of ``lamina.toml``, then one of held-out rows for each layer of the branch that has no suite.
 
-    Held-out rows are scored by likelihood, so that every layer can be measured without writing a suite.
+    Held-out rows are scored by likelihood, so that every layer can be measured without writing a suite; those of a
+    layer that was pulled stayed with its owner.
     """
     suites = {name: load_suite(name, settings) for name, settings in project.settings.suites.items()}
     stack = project.stack()
     for entry in stack.layers:
         layer = read_layer(project.store, entry.layer)
-        if skill_of(stack, entry.name) not in suites and layer.heldout is not None:
-            lines = project.store.read_bytes(layer.heldout).splitlines()
-            rows = [from_record(json.loads(line)) for line in lines]
+        rows = stored_rows(project.store, layer.heldout)
+        if rows and skill_of(stack, entry.name) not in suites:
             suites[entry.name] = suite_of_rows(entry.name, rows, "likelihood")
     return suites
 

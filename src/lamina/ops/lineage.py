@@ -18,7 +18,18 @@ from lamina.stack.manifest import LayerConfig, StackConfig, StackEntry
 from lamina.stack.resolve import resolve_here
 from lamina.stack.store import Store
 
-__all__ = ["Effect", "Lineage", "LogRow", "Spent", "Tree", "name_refs", "read_lineage", "read_named", "read_tree"]
+__all__ = [
+    "Effect",
+    "Lineage",
+    "LogRow",
+    "Spent",
+    "Tree",
+    "name_refs",
+    "read_lineage",
+    "read_named",
+    "read_tree",
+    "spent_on",
+]
 
 Effect = dict[str, tuple[Score, Score]]
 
@@ -189,7 +200,7 @@ def _row(store: Store, stack: StackConfig, costs: CostSettings, refs: dict[str, 
     entry, (below, here) = stack.layers[-1], digests
     layer = read_layer(store, entry.layer)
     moved = _how_moved(store, layer, stack) if entry.moved else None
-    return LogRow("●", entry, layer, _spent(layer, costs), effect(store, below, here), _holders(here, refs), moved)
+    return LogRow("●", entry, layer, spent_on(layer, costs), effect(store, below, here), _holders(here, refs), moved)
 
 
 def _how_moved(store: Store, layer: LayerConfig, stack: StackConfig) -> str:
@@ -217,7 +228,8 @@ def _holders(digest: str, refs: dict[str, str]) -> tuple[str, ...]:
     return tuple(name for name, held in refs.items() if held == digest)
 
 
-def _spent(layer: LayerConfig, costs: CostSettings) -> Spent:
+def spent_on(layer: LayerConfig, costs: CostSettings) -> Spent:
+    """Return what training ``layer`` took."""
     hours = layer.cost.seconds / 3600
     watt_hours = costs.watts * hours
     money = costs.price_kwh * watt_hours / 1000 + costs.price_hour * hours

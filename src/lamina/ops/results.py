@@ -13,7 +13,7 @@ from lamina.stack.layers import stack_digest
 from lamina.stack.manifest import StackConfig
 from lamina.stack.store import Store, write_atomically
 
-__all__ = ["effect", "read_score", "write_score"]
+__all__ = ["effect", "judge_folder", "read_score", "write_score"]
 
 
 def read_score(store: Store, stack: StackConfig, suite_digest: str) -> Score | None:
@@ -37,6 +37,11 @@ def effect(store: Store, below: str, stack: str) -> dict[str, tuple[Score, Score
     measured = sorted(_folder(store, stack).glob("*.json"), key=lambda path: path.stat().st_mtime)
     pairs = ((_read(without / path.name), _read(path)) for path in measured)
     return {after.suite: (before, after) for before, after in pairs if before is not None and after is not None}
+
+
+def judge_folder(store: Store) -> Path:
+    """Return where a judge's replies, and what they come to, are kept."""
+    return store.root / "results" / "judge"
 
 
 def _folder(store: Store, digest: str) -> Path:

@@ -1,0 +1,92 @@
+"""What stacks score against what training them took, from what the store has recorded."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lamina.errors import StackError
+from lamina.ops.lineage import spent_on
+from lamina.ops.project import Project
+from lamina.records import CostPoint, Score
+from lamina.stack.layers import read_layer
+from lamina.stack.manifest import LayerConfig, StackConfig
+from lamina.stack.store import Store
+
+__all__ = ["count_parameters", "point_of"]
+
+
+def point_of(project: Project, name: str, stack: StackConfig, scores: Sequence[Score]) -> CostPoint | None:
+    """Return the stack's place in a chart of quality for cost; None if what a layer took is not known.
+
+    A token costs ``4 N + 4 L + 6 P`` operations: forward and backward through the frozen base of N parameters and the
+    frozen layers below of L, and for the trained layer of P also its gradient. Attention's own products are left out.
+    Layers made from others count with what those took.
+    """
+    base = count_parameters(project.base.folder)
+    layers = [read_layer(project.store, entry.layer) for entry in stack.layers]
+    sizes = [count_parameters(project.store.blob_path(layer.weights)) for layer in layers]
+    trained = dict(pair for entry in stack.layers for pair in _trained(project.store, entry.layer))
+    if any(layer.cost.tokens == 0 for layer in trained.values()):
+        return None
+    below = {entry.layer: sum(sizes[:place]) for place, entry in enumerate(stack.layers)}
+    flops = sum(
+        layer.cost.tokens
+        * (4 * base + 4 * below.get(digest, 0) + 6 * count_parameters(project.store.blob_path(layer.weights)))
+        for digest, layer in trained.items()
+    )
+    mean, half = _mean(scores)
+    return CostPoint(
+        name=name,
+        score=mean,
+        low=max(0.0, mean - half),
+        high=min(1.0, mean + half),
+        tokens=sum(layer.cost.tokens for layer in trained.values()),
+        flops=float(flops),
+        money=math.fsum(spent_on(layer, project.settings.cost).money for layer in trained.values()),
+        parameters=sum(sizes),
+    )
+
+
+def count_parameters(path: Path) -> int:
+    """Return how many numbers a safetensors file holds, or a folder of them, without reading the numbers.
+
+    An embedding that is not also the head is left out: looking up a row takes no arithmetic.
+
+    Raises:
+        StackError: if a file is damaged.
+    """
+    shapes: dict[str, list[int]] = {}
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        shapes |= _shapes(file)
+    untied = any("lm_head" in name for name in shapes)
+    return sum(math.prod(shape) for name, shape in shapes.items() if not (untied and "embed_tokens" in name))
+
+
+def _trained(store: Store, digest: str) -> Iterator[tuple[str, LayerConfig]]:
+    """Yield the layers whose training made this one: itself, and what it was made from as far as that is here."""
+    layer = read_layer(store, digest)
+    sources = [source for source in layer.origin.layers if store.has(source)] if layer.origin is not None else []
+    if layer.cost.tokens or not sources:
+        yield digest, layer
+    for source in sources:
+        yield from _trained(store, source)
+
+
+def _mean(scores: Sequence[Score]) -> tuple[float, float]:
+    """Return the mean over suites and half its 95 % interval; the suites' items are apart, so variances add."""
+    halves = [(score.high - score.low) / 2 for score in scores]
+    return math.fsum(score.mean for score in scores) / len(scores), math.hypot(*halves) / len(scores)
+
+
+def _shapes(file: Path) -> dict[str, list[int]]:
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length))
+        return {name: each["shape"] for name, each in header.items() if name != "__metadata__"}
+    except (OSError, struct.error, ValueError, LookupError) as error:
+        raise StackError(f"{file}: no readable safetensors header", hint="run `lamina fsck`") from error
