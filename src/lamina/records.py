@@ -20,6 +20,7 @@ __all__ = [
     "StepRecord",
     "Tick",
     "TokenRow",
+    "Transfer",
 ]
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -167,6 +168,27 @@ class Matrix:
             "unscored": [[score.unscored for score in row] for row in self.scores],
             "figures": [[score.figures for score in row] for row in self.scores],
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """What a stack gained and forgot as it grew, 0..1 or differences of such; None where nothing defines it.
+
+    Attributes:
+        skills: the suites that belong to a layer.
+        average_accuracy: mean score of the whole stack on them.
+        backward: what later layers changed on earlier skills.
+        forward: what earlier layers gave to later skills.
+        forgetting: how far earlier skills fell from their best.
+        general: change on suites that belong to no layer.
+    """
+
+    skills: tuple[str, ...]
+    average_accuracy: float | None
+    backward: float | None
+    forward: float | None
+    forgetting: float | None
+    general: float | None
 
 
 @dataclass(frozen=True, slots=True)
