@@ -12,7 +12,7 @@ from lamina.evaluate.statistics.paired import Paired, better_p, mean_p, pair
 from lamina.evaluate.watch import GuardWatch
 from lamina.records import Score
 
-__all__ = ["DROPS", "LEVEL", "SuiteVerdict", "Verdict", "decide"]
+__all__ = ["DROPS", "LEVEL", "SuiteVerdict", "Verdict", "decide", "improves", "is_kept"]
 
 LEVEL = 0.05
 # The regressions for which every verdict says how many items would show them.
@@ -113,6 +113,16 @@ def decide(
     return Verdict(accepted, tuple(verdicts), tuple(skipped))
 
 
+def improves(paired: Paired) -> bool:
+    """Return whether an own suite shows a gain: the rule for one suite, as ``decide`` applies it."""
+    return better_p(paired) <= LEVEL
+
+
+def is_kept(paired: Paired, margin: float) -> bool:
+    """Return whether a guard shows that no more than ``margin`` was lost, and shows no loss within it either."""
+    return better_p(paired.mirrored()) > LEVEL and loss_p(paired, margin) <= LEVEL
+
+
 def _stopped(watch: GuardWatch, margin: float) -> SuiteVerdict:
     """Return the refusal that follows from proven harm, with the figures of the items seen."""
     old, new, clusters = watch.seen()
@@ -144,11 +154,11 @@ def _judge(before: Score, after: Score, paired: Paired, margin: float | None) ->
     shift, warning = _warn(before, after)
     if margin is None:
         p_value = better_p(paired)
-        passed = p_value <= LEVEL
+        passed = improves(paired)
         reason = f"{'better' if passed else 'not shown to be better'} (p = {p_value:.2g})"
     else:
         p_value = better_p(paired.mirrored())
-        passed = p_value > LEVEL and loss_p(paired, margin) <= LEVEL
+        passed = is_kept(paired, margin)
         reason = _guard_reason(paired, p_value, margin, passed=passed)
     return _verdict(
         before.suite,

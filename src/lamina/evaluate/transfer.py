@@ -35,6 +35,7 @@ def measure_transfer(matrix: Matrix) -> Transfer | None:
     if not starts:
         return None
     top = len(means) - 1
+    general = [place for place in range(len(matrix.suites)) if place not in starts]
     old = [(place, start) for place, start in starts.items() if start < top]
     return Transfer(
         skills=tuple(matrix.suites[place] for place in starts),
@@ -42,9 +43,7 @@ def measure_transfer(matrix: Matrix) -> Transfer | None:
         backward=_mean([means[top][place] - means[start][place] for place, start in old]),
         forward=_mean([means[start - 1][place] - means[0][place] for place, start in starts.items() if start > 1]),
         forgetting=_mean([max(row[place] for row in means[1:top]) - means[top][place] for place, _ in old]),
-        general=_mean(
-            [means[top][place] - means[0][place] for place in range(len(matrix.suites)) if place not in starts]
-        ),
+        general=_mean([means[top][place] - means[0][place] for place in general]),
     )
 
 

@@ -16,6 +16,7 @@ from lamina.evaluate.statistics.intervals import Values, group, standard_error
 __all__ = ["Paired", "better_p", "bootstrap_interval", "mcnemar_p", "mean_p", "pair", "sign_flip_p"]
 
 _FLIPS = 9_999
+_MANY = 200
 _RESAMPLES = 4_999
 _EXACT_WORK = 20_000_000
 _CHUNK = 2_000_000
@@ -104,11 +105,14 @@ def pair(before: Sequence[float], after: Sequence[float], clusters: Sequence[Has
 def better_p(paired: Paired) -> float:
     """Return the one-sided p-value of "after is better than before".
 
-    Items that are right or wrong take the exact McNemar test; other values, and items that share clusters, the
-    sign-flip test over clusters.
+    Items that are right or wrong take the exact McNemar test, or the sign-flip test over clusters where they share
+    some. Other values take the sign-flip test up to 200 clusters, and above, where the two agree and it is a thousand
+    times as fast, the t test of the mean.
     """
     if paired.is_binary and not paired.is_clustered:
         return mcnemar_p(paired.better, paired.worse)
+    if not paired.is_binary and paired.clusters > _MANY:
+        return mean_p(paired)
     return sign_flip_p(paired.sums)
 
 
