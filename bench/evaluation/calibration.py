@@ -2,7 +2,7 @@
 
     python bench/evaluation/calibration.py [--suites 10000]
 
-false_accept   the highest of the rates at which a layer passes that must not: it loses exactly the margin on a guard, or
+false_accept   the highest of the rates at which a layer passes that must not: it loses just the margin on a guard, or
                changes nothing on its own suite (nominal: 5 % at most)
 false_reject   the highest of the rates at which a guard refuses a layer that neither helps nor harms, where it has as
                many items as rule the margin out with power 95 % (nominal: 5 %)

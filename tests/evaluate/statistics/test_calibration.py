@@ -1,4 +1,4 @@
-"""The gate's error rates by simulation: small runs of bench/evaluation/calibration.py; red where a test loses its level.
+"""The gate's error rates by simulation, red where a test loses its level: bench/evaluation/calibration.py, smaller.
 
 Bounds are four standard errors wide; seeds are fixed.
 """
