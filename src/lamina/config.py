@@ -109,6 +109,9 @@ class SuiteSettings(BaseModel):
     file: Path = Field(description="items in any training format, or query/choices/gold or prompt/instructions rows")
     scorer: Scorer = Field("exact", description="how an answer is scored")
     guard: bool = Field(False, description="a skill that no new layer may make worse")
+    margin: float | None = Field(
+        None, gt=0, lt=1, description="gate: the loss to rule out on this guard, if not the one at the top level"
+    )
     max_tokens: int = Field(64, ge=1, le=8192, description="longest generated answer in tokens")
     limit: int | None = Field(None, ge=1, description="score only the first so many items")
     metric: Literal["acc", "acc_norm"] = Field(

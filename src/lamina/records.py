@@ -20,6 +20,7 @@ __all__ = [
     "StepRecord",
     "Tick",
     "TokenRow",
+    "Transfer",
 ]
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -93,7 +94,8 @@ class Score:
 
     ``values`` holds one number per item in suite order (for paired tests); NaN marks an unscored item, which counts in
     ``unscored`` and not in ``n``. ``figures`` are what else the run gives by the field's names, such as acc beside
-    acc_norm or corpus BLEU.
+    acc_norm or corpus BLEU. ``nll`` holds each reference's negative log-likelihood in nats per token (NaN where
+    there is none), and ``clusters`` what each item shares with others; both are empty where nothing was recorded.
     """
 
     suite: str
@@ -106,6 +108,8 @@ class Score:
     answers: tuple[str, ...] = ()
     unscored: int = 0
     figures: dict[str, float] = field(default_factory=dict)
+    nll: tuple[float, ...] = ()
+    clusters: tuple[str, ...] = ()
 
     def moved_from(self, other: Score) -> int:
         """Return 1 or -1 if this lies above or below ``other``, neither mean in the other's interval; else 0."""
@@ -164,6 +168,27 @@ class Matrix:
             "unscored": [[score.unscored for score in row] for row in self.scores],
             "figures": [[score.figures for score in row] for row in self.scores],
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """What a stack gained and forgot as it grew, 0..1 or differences of such; None where nothing defines it.
+
+    Attributes:
+        skills: the suites that belong to a layer.
+        average_accuracy: mean score of the whole stack on them.
+        backward: what later layers changed on earlier skills.
+        forward: what earlier layers gave to later skills.
+        forgetting: how far earlier skills fell from their best.
+        general: change on suites that belong to no layer.
+    """
+
+    skills: tuple[str, ...]
+    average_accuracy: float | None
+    backward: float | None
+    forward: float | None
+    forgetting: float | None
+    general: float | None
 
 
 @dataclass(frozen=True, slots=True)

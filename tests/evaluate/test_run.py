@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 
 from lamina.config import BaseSettings, SuiteSettings
 from lamina.errors import DataError, StackError
-from lamina.evaluate.run import run_suite
+from lamina.evaluate.run import run_suite, watch_suite
 from lamina.evaluate.suites import load_suite
+from lamina.evaluate.watch import GuardWatch
 from lamina.model.base import LoadedBase, load_base, resolve_base
 from lamina.records import Quiet, Score
 
@@ -100,3 +102,61 @@ def test_a_suite_that_needs_a_template_is_refused_without_one(base_folders: dict
 
 def test_choices_can_be_asked_as_a_chat(llama_base: LoadedBase, tmp_path: Path) -> None:
     assert run(llama_base, tmp_path, [CHOICE], scorer="choice", template="chat").n == 1
+
+
+def watched(
+    base: LoadedBase, tmp_path: Path, before: Score | None = None, **settings: Any
+) -> tuple[Score | None, Score]:
+    rows = [
+        {"prompt": f"fox {number}", "completion": f"dog {number % 5}", "cluster": f"t{number % 40}"}
+        for number in range(200)
+    ]
+    path = tmp_path / "items.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    suite = load_suite("s", SuiteSettings(file=path, max_tokens=2, **settings))
+    whole = run_suite(base, suite, lambda amount, detail="": None)
+    return watch_suite(base, suite, GuardWatch(before or whole), lambda amount, detail="": None), whole
+
+
+@pytest.mark.parametrize("scorer", ["exact", "likelihood"])
+def test_a_watched_suite_has_the_same_score(llama_base: LoadedBase, tmp_path: Path, scorer: str) -> None:
+    score, whole = watched(llama_base, tmp_path, scorer=scorer)
+    assert score is not None
+    assert score.answers == whole.answers
+    assert score.clusters == whole.clusters == tuple(f"= t{number % 40}" for number in range(200))
+    assert score.values == pytest.approx(whole.values, rel=1e-5)
+    assert score.nll == pytest.approx(whole.nll, rel=1e-5)
+    assert score.figures == pytest.approx(whole.figures, rel=1e-5)
+
+
+def test_a_watched_suite_stops_on_proven_harm(llama_base: LoadedBase, tmp_path: Path) -> None:
+    _, whole = watched(llama_base, tmp_path)
+    assert whole.mean == 0.0
+    better = replace(whole, values=(1.0,) * 200)
+    score, _ = watched(llama_base, tmp_path, better)
+    assert score is None
+
+
+def test_likelihoods_of_references_are_recorded_by_every_scorer(llama_base: LoadedBase, tmp_path: Path) -> None:
+    row = {"prompt": "fox", "completion": "the dog"}
+    written = run(llama_base, tmp_path, [row], scorer="exact", max_tokens=32)
+    weighed = run(llama_base, tmp_path, [row], scorer="likelihood")
+    assert written.nll == pytest.approx([3.0], abs=5)
+    assert weighed.nll == pytest.approx([-math.log(weighed.mean)])
+    chosen = run(llama_base, tmp_path, [CHOICE], scorer="choice")
+    assert chosen.nll[0] > 0
+    text = run(llama_base, tmp_path, [{"text": "the fox"}], scorer="perplexity")
+    assert math.exp(text.nll[0]) == pytest.approx(text.figures["token_perplexity"])
+
+
+def test_clusters_widen_the_interval_and_must_be_names(llama_base: LoadedBase, tmp_path: Path) -> None:
+    rows = [{"prompt": f"fox {number}", "completion": "dog"} for number in range(12)]
+    alone = run(llama_base, tmp_path, rows, scorer="likelihood")
+    joined = run(llama_base, tmp_path, [row | {"cluster": 1} for row in rows], scorer="likelihood")
+    assert alone.clusters == ()
+    assert (joined.low, joined.high) == (0.0, 1.0)
+    assert joined.items_digest != alone.items_digest
+    mixed = run(llama_base, tmp_path, [rows[0] | {"cluster": "# 1"}, rows[1]], scorer="likelihood")
+    assert mixed.clusters == ("= # 1", "# 1")
+    with pytest.raises(DataError, match=r"row 1: its cluster is \['a'\]; expected a name or a number"):
+        run(llama_base, tmp_path, [rows[0] | {"cluster": ["a"]}], scorer="likelihood")

@@ -34,6 +34,20 @@ def test_guesses_never_change_the_answer(any_base: LoadedBase) -> None:
     assert greedy_answers(any_base, PROMPTS, max_tokens=6, guesses=[[]] * 4) == expected
 
 
+def test_guesses_are_weighed_as_references_are(llama_base: LoadedBase) -> None:
+    guesses = [[4, 8], [], [7, 7, 7], [200]]
+    weights: dict[int, list[float]] = {}
+    greedy_answers(llama_base, PROMPTS, max_tokens=3, guesses=guesses, weigh=weights.__setitem__)
+    assert sorted(weights) == [0, 2, 3]
+    for place, weight in weights.items():
+        ids = (*PROMPTS[place], *guesses[place])
+        asked = len(PROMPTS[place])
+        row = TokenRow(ids, tuple(position >= asked for position in range(len(ids))))
+        torch.testing.assert_close(
+            torch.tensor(weight), torch.tensor(score_rows(llama_base, [row])[0]), atol=1e-4, rtol=0
+        )
+
+
 def test_streaming_equals_batched(llama_base: LoadedBase) -> None:
     for prompt in PROMPTS:
         assert list(stream_tokens(llama_base, prompt, max_tokens=6)) == reference(llama_base, prompt, 6)

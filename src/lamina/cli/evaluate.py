@@ -20,9 +20,10 @@ def run(
     json_: Annotated[bool, typer.Option("--json", help="print one JSON line")] = False,
 ) -> None:
     """Score every prefix of a stack on every suite; what was scored before is not scored again."""
+    from lamina.evaluate.transfer import measure_transfer
     from lamina.ops.evaluate import evaluate, evaluate_tasks, overlaps, prefixes
     from lamina.ops.project import open_project
-    from lamina.report.matrix import render_matrix
+    from lamina.report.matrix import render_matrix, render_transfer
 
     progress = TerminalProgress()
     project = open_project(Path(), progress)
@@ -35,11 +36,15 @@ def run(
         matrix, found = evaluate(project, stacks, suite or ()), overlaps(project, suite or ())
     for name, overlap in found.items():
         progress.note(f"overlap of {name} with training: {overlap.describe()}")
+    transfer = measure_transfer(matrix)
     if json_:
-        emit_json(matrix.to_dict() | {"overlap": {name: asdict(overlap) for name, overlap in found.items()}})
+        more = {"overlap": {name: asdict(overlap) for name, overlap in found.items()}}
+        emit_json(matrix.to_dict() | more | {"transfer": asdict(transfer) if transfer else None})
     else:
         show(render_matrix(matrix))
         for score in matrix.scores[-1]:
             if score.figures:
                 figures = ", ".join(f"{name} {value:.4g}" for name, value in score.figures.items())
                 progress.note(f"{score.suite} on {matrix.stacks[-1]}: {figures}")
+        if transfer is not None:
+            show(render_transfer(transfer))

@@ -10,6 +10,7 @@ import typer
 from lamina.cli.output import emit_json, say
 
 if TYPE_CHECKING:
+    from lamina.evaluate.gate import SuiteVerdict
     from lamina.ops.admit import Admission
 
 Rank = Annotated[int | None, typer.Option(help="LoRA rank; else from the data")]
@@ -42,18 +43,8 @@ def report(result: Admission, *, as_json: bool, more: Mapping[str, Any] | None =
                 "accepted": result.accepted,
                 "heldout_loss": [config.heldout_loss_before, config.heldout_loss_after],
                 "cost": config.cost.model_dump(),
-                "gate": [
-                    {
-                        "suite": line.suite,
-                        "role": line.role,
-                        "before": line.before,
-                        "after": line.after,
-                        "p_value": line.p_value,
-                        "passed": line.passed,
-                        "reason": line.reason,
-                    }
-                    for line in (result.verdict.suites if result.verdict else ())
-                ],
+                "gate": [_as_json(line) for line in (result.verdict.suites if result.verdict else ())],
+                "not_scored": list(result.verdict.skipped if result.verdict else ()),
                 **(more or {}),
             }
         )
@@ -67,11 +58,11 @@ def _describe(result: Admission) -> None:
     config = result.config
     if config.heldout_loss_before is not None and config.heldout_loss_after is not None:
         say(f"held-out loss {config.heldout_loss_before:.3f} -> {config.heldout_loss_after:.3f} nats per token")
-    for line in result.verdict.suites if result.verdict else ():
-        mark = "ok  " if line.passed else "FAIL"
-        say(f"{mark} {line.role:5} {line.suite}: {line.before:.1%} -> {line.after:.1%}, {line.reason}")
-        if not line.passed or "few" in line.reason:
-            say(f"     {line.items_needed:,} items would tell")
+    if result.verdict is not None:
+        for line in result.verdict.suites:
+            _describe_suite(line)
+        for name in result.verdict.skipped:
+            say(f"--   {name}: not scored, the layer is refused already")
     if result.accepted:
         say(f"layer {result.name} ({result.layer[7:19]}) is in {result.branch}")
     else:
@@ -79,3 +70,38 @@ def _describe(result: Admission) -> None:
             f"refused: layer {result.name} ({result.layer[7:19]}) is kept as a candidate and not in {result.branch}; "
             "run again with --accept to let it in all the same"
         )
+
+
+def _describe_suite(line: SuiteVerdict) -> None:
+    from lamina.evaluate.gate import DROPS
+
+    say(f"{'ok  ' if line.passed else 'FAIL'} {line.role:5} {line.suite}: {line.before:.1%} -> {line.after:.1%}")
+    low, high = (f"{end * 100:+.1f}" for end in line.change)
+    say(f"     {line.reason}")
+    say(f"     change {low} to {high} points at 95 %; {line.items:,} items")
+    needed = ", ".join(f"{count:,} for {drop * 100:.0f}" for drop, count in zip(DROPS, line.items_needed, strict=True))
+    say(f"     items that show a loss in points: {needed}")
+    if line.warning:
+        say(f"     warning: {line.warning}")
+
+
+def _as_json(line: SuiteVerdict) -> dict[str, Any]:
+    from lamina.evaluate.gate import DROPS
+
+    return {
+        "suite": line.suite,
+        "role": line.role,
+        "before": line.before,
+        "after": line.after,
+        "change": list(line.change),
+        "p_value": line.p_value,
+        "passed": line.passed,
+        "reason": line.reason,
+        "items": line.items,
+        "margin": line.margin,
+        "loss_bound": line.loss_bound,
+        "items_needed": {f"{drop:g}": count for drop, count in zip(DROPS, line.items_needed, strict=True)},
+        "nll_shift": line.nll_shift,
+        "warning": line.warning or None,
+        "stopped_after": line.stopped_after,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,22 +15,39 @@ from lamina.evaluate.scorers import find_scorer, likelihood_value
 from lamina.evaluate.similarity import corpus_figures
 from lamina.evaluate.statistics import interval
 from lamina.evaluate.suites import Item, Suite
+from lamina.evaluate.watch import GuardWatch
 from lamina.infer.generate import greedy_answers
 from lamina.infer.score import rolling_windows, score_rows
 from lamina.model.base import LoadedBase
 from lamina.model.template import PLAIN_TEMPLATE
 from lamina.records import Conversation, Message, Score, Tick, TokenRow
 
-__all__ = ["run_suite"]
+__all__ = ["run_suite", "watch_suite"]
+
+
+# Items between two looks at a guard: enough to fill packs, few enough to stop soon.
+_LOOK = 128
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What all items of a run share."""
+
+    base: LoadedBase
+    renderer: Renderer
+    suite: Suite
+    tick: Tick
+    exact: Exact | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What became of a suite's items: a value each (NaN: it does not fit), the answers, and further figures."""
+    """What became of items: value (NaN: it does not fit), the reference's NLL and answer each; sums over all."""
 
     values: list[float]
+    nll: list[float]
     answers: list[str] = field(default_factory=list)
-    figures: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
 
 
 def run_suite(base: LoadedBase, suite: Suite, tick: Tick, exact: Exact | None = None) -> Score:
@@ -47,29 +65,98 @@ def run_suite(base: LoadedBase, suite: Suite, tick: Tick, exact: Exact | None = 
         DataError: if no item fits the base's context.
         StackError: if the suite asks for a chat template and the base has none.
     """
+    job = _open_job(base, suite, tick, exact)
+    return _score(job, _run(job, suite.items))
+
+
+def watch_suite(
+    base: LoadedBase, suite: Suite, watch: GuardWatch, tick: Tick, exact: Exact | None = None
+) -> Score | None:
+    """Return the same score, or None as soon as ``watch`` has proof of harm; what it has seen is in ``watch``.
+
+    Items go in an order drawn from the suite's digest, whole clusters at a time, since the proof holds only if the
+    order has nothing to do with the items.
+
+    Args:
+        base: the base with the parent stack and the new layer attached.
+        suite: the guard.
+        watch: knows the parent's score.
+        tick: advances by one per item.
+        exact: as for ``run_suite``.
+
+    Raises:
+        DataError: if no item fits the base's context.
+        StackError: if the suite asks for a chat template and the base has none.
+    """
+    job = _open_job(base, suite, tick, exact)
+    parts: list[_Outcome] = []
+    order = _draw_order(suite)
+    for start in range(0, len(order), _LOOK):
+        places = order[start : start + _LOOK]
+        parts.append(_run(job, [suite.items[place] for place in places]))
+        if watch.see(dict(zip(places, parts[-1].values, strict=True))):
+            return None
+    return _score(job, _join(parts, order))
+
+
+def _open_job(base: LoadedBase, suite: Suite, tick: Tick, exact: Exact | None) -> _Job:
     if suite.template == "chat" and base.template == PLAIN_TEMPLATE:
         raise StackError(
             f"suite '{suite.name}' asks through a chat template, and the base has none",
             hint='set base.template in lamina.toml, or template = "plain" in the suite',
         )
-    renderer = Renderer(base.tokenizer, base.template)
-    match find_scorer(suite.scorer).run:
+    return _Job(base, Renderer(base.tokenizer, base.template), suite, tick, exact)
+
+
+def _run(job: _Job, items: Sequence[Item]) -> _Outcome:
+    match find_scorer(job.suite.scorer).run:
         case "choice":
-            outcome = _choose(base, renderer, suite, tick, exact)
+            return _choose(job, items)
         case "likelihood":
-            outcome = _weigh_references(base, renderer, suite, tick)
+            return _weigh_references(job, items)
         case "text":
-            outcome = _weigh_texts(base, renderer, suite, tick)
+            return _weigh_texts(job, items)
         case "answer":
-            outcome = _answer(base, renderer, suite, tick)
-    scored = [value for value in outcome.values if not math.isnan(value)]
+            return _answer(job, items)
+
+
+def _draw_order(suite: Suite) -> list[int]:
+    clusters = suite.clusters or tuple(map(str, range(len(suite.items))))
+    members: dict[str, list[int]] = {}
+    for place, cluster in enumerate(clusters):
+        members.setdefault(cluster, []).append(place)
+    names = list(members)
+    random.Random(suite.digest).shuffle(names)
+    return [place for name in names for place in members[name]]
+
+
+def _join(parts: Sequence[_Outcome], order: Sequence[int]) -> _Outcome:
+    """Return the outcome of all items in the suite's order."""
+    back = sorted(range(len(order)), key=order.__getitem__)
+    values, nll, answers = (
+        [each for part in parts for each in getattr(part, name)] for name in ("values", "nll", "answers")
+    )
+    return _Outcome(
+        [values[place] for place in back],
+        [nll[place] for place in back],
+        [answers[place] for place in back] if answers else [],
+        {name: math.fsum(part.sums[name] for part in parts) for name in parts[0].sums},
+    )
+
+
+def _score(job: _Job, outcome: _Outcome) -> Score:
+    suite = job.suite
+    scored = [place for place, value in enumerate(outcome.values) if not math.isnan(value)]
     if not scored:
         raise DataError(
             f"suite '{suite.name}'",
-            f"all {len(suite.items)} items are longer than the base's context of {base.context} tokens",
+            f"all {len(suite.items)} items are longer than the base's context of {job.base.context} tokens",
             hint="shorten the items or their shots, or lower max_tokens",
         )
-    mean, low, high = interval(scored)
+    clusters = suite.clusters
+    mean, low, high = interval(
+        [outcome.values[place] for place in scored], [clusters[place] for place in scored] if clusters else ()
+    )
     return Score(
         suite=suite.name,
         mean=mean,
@@ -80,45 +167,80 @@ def run_suite(base: LoadedBase, suite: Suite, tick: Tick, exact: Exact | None = 
         values=tuple(outcome.values),
         answers=tuple(outcome.answers),
         unscored=len(outcome.values) - len(scored),
-        figures=outcome.figures,
+        figures=_figures(suite, outcome, scored),
+        nll=tuple(outcome.nll),
+        clusters=clusters,
     )
 
 
-def _choose(base: LoadedBase, renderer: Renderer, suite: Suite, tick: Tick, exact: Exact | None) -> _Outcome:
-    rows = [choice_rows(renderer, suite, item) for item in suite.items]
-    fitting = [place for place, own in enumerate(rows) if max(len(row.ids) for row in own) <= base.context]
-    tick(len(rows) - len(fitting))
-    items = [suite.items[place] for place in fitting]
-    weighed = weigh_choices(base, [rows[place] for place in fitting], items, tick, metric=suite.metric, exact=exact)
+def _figures(suite: Suite, outcome: _Outcome, scored: Sequence[int]) -> dict[str, float]:
+    """Return what else the field reports, from sums over the items."""
+    sums = outcome.sums
+    match suite.scorer:
+        case "choice":
+            return {metric: sums[metric] / len(scored) for metric in ("acc", "acc_norm")}
+        case "likelihood":
+            return {"nats_per_token": sums["nats"] / sums["tokens"]}
+        case "perplexity":
+            return {
+                "token_perplexity": math.exp(sums["nats"] / sums["tokens"]),
+                "byte_perplexity": math.exp(sums["nats"] / sums["bytes"]),
+                "bits_per_byte": sums["nats"] / sums["bytes"] / math.log(2),
+            }
+        case "instructions":
+            return {"instruction_level": sums["followed"] / sums["instructions"]}
+    said = [outcome.answers[place] for place in scored]
+    return corpus_figures(suite.scorer, said, [suite.items[place].reference for place in scored])
+
+
+def _choose(job: _Job, items: Sequence[Item]) -> _Outcome:
+    rows = [choice_rows(job.renderer, job.suite, item) for item in items]
+    fitting = [place for place, own in enumerate(rows) if max(len(row.ids) for row in own) <= job.base.context]
+    job.tick(len(rows) - len(fitting))
+    fit = [items[place] for place in fitting]
+    weighed = weigh_choices(
+        job.base, [rows[place] for place in fitting], fit, job.tick, metric=job.suite.metric, exact=job.exact
+    )
     found = {
-        metric: [each.value(metric, item.gold) for each, item in zip(weighed, items, strict=True)]
+        metric: [each.value(metric, item.gold) for each, item in zip(weighed, fit, strict=True)]
         for metric in ("acc", "acc_norm")
     }
-    figures = {metric: _mean(values) for metric, values in found.items()}
-    return _Outcome(_spread(found[suite.metric], fitting, len(rows)), figures=figures)
+    nll = [-each.log_probs[item.gold] / each.tokens[item.gold] for each, item in zip(weighed, fit, strict=True)]
+    return _Outcome(
+        _spread(found[job.suite.metric], fitting, len(rows)),
+        _spread(nll, fitting, len(rows)),
+        sums={metric: math.fsum(values) for metric, values in found.items()},
+    )
 
 
-def _answer(base: LoadedBase, renderer: Renderer, suite: Suite, tick: Tick) -> _Outcome:
-    encode = base.tokenizer.encode
-    prompts = [_prompt(renderer, suite, item) for item in suite.items]
+def _answer(job: _Job, items: Sequence[Item]) -> _Outcome:
+    base, suite = job.base, job.suite
+    prompts = [_prompt(job.renderer, suite, item) for item in items]
     fitting = [place for place, ids in enumerate(prompts) if len(ids) + suite.max_tokens <= base.context]
-    tick(len(prompts) - len(fitting))
-    items = [suite.items[place] for place in fitting]
+    job.tick(len(prompts) - len(fitting))
+    fit = [items[place] for place in fitting]
     is_text = suite.scorer != "instructions"
-    guesses = [encode(item.reference, add_special_tokens=False) if is_text else [] for item in items]
+    guesses = [base.tokenizer.encode(item.reference, add_special_tokens=False) if is_text else [] for item in fit]
+    nll: dict[int, float] = {}
+
+    def weigh(place: int, log_probs: list[float]) -> None:
+        nll[fitting[place]] = -math.fsum(log_probs) / len(log_probs)
+
     asked = [prompts[place] for place in fitting]
-    ids = greedy_answers(base, asked, max_tokens=suite.max_tokens, guesses=guesses, tick=tick)
-    said = [_cut(renderer.text(answer), suite) for answer in ids]
+    ids = greedy_answers(base, asked, max_tokens=suite.max_tokens, guesses=guesses, tick=job.tick, weigh=weigh)
+    said = [_cut(job.renderer.text(answer), suite) for answer in ids]
     score, rules = find_scorer(suite.scorer).score, suite.rules
     assert score is not None
-    values = [score(answer, item.reference, rules) for answer, item in zip(said, items, strict=True)]
-    figures = corpus_figures(suite.scorer, said, [item.reference for item in items])
-    if suite.scorer == "instructions":
-        single = [each for answer, item in zip(said, items, strict=True) for each in followed(answer, item.reference)]
-        figures["instruction_level"] = _mean(single)
+    values = [score(answer, item.reference, rules) for answer, item in zip(said, fit, strict=True)]
+    single = (
+        [] if is_text else [e for answer, item in zip(said, fit, strict=True) for e in followed(answer, item.reference)]
+    )
     answers = dict(zip(fitting, said, strict=True))
     return _Outcome(
-        _spread(values, fitting, len(prompts)), [answers.get(place, "") for place in range(len(prompts))], figures
+        _spread(values, fitting, len(prompts)),
+        [nll.get(place, math.nan) for place in range(len(prompts))],
+        [answers.get(place, "") for place in range(len(prompts))],
+        {"followed": math.fsum(single), "instructions": len(single)},
     )
 
 
@@ -135,36 +257,36 @@ def _cut(answer: str, suite: Suite) -> str:
     return answer.split("\n\n")[0] if suite.is_plain else answer
 
 
-def _weigh_references(base: LoadedBase, renderer: Renderer, suite: Suite, tick: Tick) -> _Outcome:
-    rows = [renderer.row(_with_answer(suite, item), max_length=1 << 30) for item in suite.items]
-    if suite.shots:  # the shots are answers too, which are not asked for
+def _weigh_references(job: _Job, items: Sequence[Item]) -> _Outcome:
+    rows = [job.renderer.row(_with_answer(job.suite, item), max_length=1 << 30) for item in items]
+    if job.suite.shots:  # the shots are answers too, which are not asked for
         rows = [_last_answer(row) for row in rows]
-    fitting = [place for place, row in enumerate(rows) if len(row.ids) <= base.context]
-    tick(len(rows) - len(fitting))
-    scores = score_rows(base, [rows[place] for place in fitting], tick)
-    total = math.fsum(math.fsum(each) for each in scores)
-    count = sum(map(len, scores))
-    figures = {"nats_per_token": -total / count} if count else {}
-    return _Outcome(_spread([likelihood_value(each) for each in scores], fitting, len(rows)), figures=figures)
+    fitting = [place for place, row in enumerate(rows) if len(row.ids) <= job.base.context]
+    job.tick(len(rows) - len(fitting))
+    scores = score_rows(job.base, [rows[place] for place in fitting], job.tick)
+    return _Outcome(
+        _spread([likelihood_value(each) for each in scores], fitting, len(rows)),
+        _spread([-math.fsum(each) / len(each) for each in scores], fitting, len(rows)),
+        sums={"nats": -math.fsum(math.fsum(each) for each in scores), "tokens": sum(map(len, scores))},
+    )
 
 
-def _weigh_texts(base: LoadedBase, renderer: Renderer, suite: Suite, tick: Tick) -> _Outcome:
+def _weigh_texts(job: _Job, items: Sequence[Item]) -> _Outcome:
     """Weigh whole texts, however long, by windows: a value is the geometric mean probability of a byte."""
-    start = next(iter(renderer.bos() or sorted(base.stop_ids)), 0)
-    texts = ["\n".join([*(turn.content for turn in item.prompt), item.reference]) for item in suite.items]
+    base = job.base
+    start = next(iter(job.renderer.bos() or sorted(base.stop_ids)), 0)
+    texts = ["\n".join([*(turn.content for turn in item.prompt), item.reference]) for item in items]
     encoded = [base.tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    windows = [list(rolling_windows(ids, start, base.context)) for ids in encoded]
+    windows = [list(rolling_windows(ids, start, base.context - 1)) for ids in encoded]
     scores = iter(score_rows(base, [window for own in windows for window in own]))
     totals = [math.fsum(math.fsum(next(scores)) for _ in own) for own in windows]
-    tick(len(texts))
+    job.tick(len(texts))
     lengths = [len(text.encode()) for text in texts]
-    total, tokens, size = math.fsum(totals), sum(map(len, encoded)), sum(lengths)
-    figures = {
-        "token_perplexity": math.exp(-total / tokens),
-        "byte_perplexity": math.exp(-total / size),
-        "bits_per_byte": -total / size / math.log(2),
-    }
-    return _Outcome([math.exp(each / length) for each, length in zip(totals, lengths, strict=True)], figures=figures)
+    return _Outcome(
+        [math.exp(total / length) for total, length in zip(totals, lengths, strict=True)],
+        [-total / len(ids) for total, ids in zip(totals, encoded, strict=True)],
+        sums={"nats": -math.fsum(totals), "tokens": sum(map(len, encoded)), "bytes": sum(lengths)},
+    )
 
 
 def _with_answer(suite: Suite, item: Item) -> Conversation:
@@ -183,7 +305,3 @@ def _last_answer(row: TokenRow) -> TokenRow:
 def _spread(values: Sequence[float], places: Sequence[int], count: int) -> list[float]:
     known = dict(zip(places, values, strict=True))
     return [known.get(place, math.nan) for place in range(count)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan

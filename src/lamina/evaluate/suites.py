@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,16 @@ _IDS = ("id", "key", "question_id")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item: what the model is asked, the reference answer, and the choices if it is multiple choice."""
+    """One item: what the model is asked, the reference answer, and the choices if it is multiple choice.
+
+    ``cluster`` names what the item shares with others, such as a template or a passage; empty if nothing.
+    """
 
     prompt: tuple[Message, ...]
     reference: str
     choices: tuple[str, ...] = ()
     gold: int = 0
+    cluster: str = ""
 
     def solved(self) -> tuple[Message, ...]:
         """Return the item as turns, its answer included."""
@@ -85,6 +89,13 @@ class Suite:
         return Rules(self.pattern or "", tuple(dict.fromkeys(item.reference for item in self.items)))
 
     @property
+    def clusters(self) -> tuple[str, ...]:
+        """Each item's cluster, items without one each in their own; empty if no item has one."""
+        if not any(item.cluster for item in self.items):
+            return ()
+        return tuple(f"= {item.cluster}" if item.cluster else f"# {place}" for place, item in enumerate(self.items))
+
+    @property
     def repeated(self) -> int:
         """How many items say what an item before them says."""
         return len(self.items) - len(set(self.items))
@@ -128,6 +139,11 @@ def suite_of_rows(name: str, rows: Sequence[Conversation], scorer: str) -> Suite
 def _read_items(file: Path, settings: SuiteSettings) -> tuple[Item, ...]:
     records = read_records(file)
     _refuse_same_ids(file, records)
+    items = _parse_items(file, records, settings)
+    return tuple(_join_cluster(file, *record, item) for record, item in zip(records.items, items, strict=True))
+
+
+def _parse_items(file: Path, records: Records, settings: SuiteSettings) -> tuple[Item, ...]:
     if settings.scorer == "choice":
         return tuple(_choice_item(file, *record) for record in records.items)
     if settings.scorer == "instructions":
@@ -140,6 +156,17 @@ def _read_items(file: Path, settings: SuiteSettings) -> tuple[Item, ...]:
             problem = f"its answer {item.reference[:40]!r} is not a JSON object"
             raise DataError(file, problem, row=number, hint='expected {"name": ..., "arguments": {...}}')
     return items
+
+
+def _join_cluster(file: Path, number: int, record: dict[str, Any], item: Item) -> Item:
+    cluster = record.get("cluster")
+    if cluster is None:
+        return item
+    if isinstance(cluster, bool) or not isinstance(cluster, str | int) or cluster == "":
+        raise DataError(
+            file, f"its cluster is {cluster!r}; expected a name or a number", row=number, hint="mend the row"
+        )
+    return replace(item, cluster=str(cluster))
 
 
 def _refuse_same_ids(file: Path, records: Records) -> None:
@@ -216,4 +243,5 @@ def _instruction_item(file: Path, number: int, record: dict[str, Any]) -> Item:
 
 
 def _plain(item: Item) -> list[Any]:
-    return [[(turn.role, turn.content) for turn in item.prompt], item.reference, item.choices, item.gold]
+    cluster = [item.cluster] if item.cluster else []
+    return [[(turn.role, turn.content) for turn in item.prompt], item.reference, item.choices, item.gold, *cluster]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,12 +20,13 @@ _BATCH_TOKENS = 8192
 
 @dataclass(slots=True)
 class _Open:
-    """An answer being written: its place in the caller's list, the ids in front of it, a guess, and its ids so far."""
+    """An answer being written: its place in the caller's list, the ids in front, a guess and its weight, ids so far."""
 
     index: int
     prompt: list[int]
     guess: list[int]
     answer: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
 
 
 def greedy_answers(
@@ -35,6 +36,7 @@ def greedy_answers(
     max_tokens: int,
     guesses: Sequence[list[int]] | None = None,
     tick: Tick | None = None,
+    weigh: Callable[[int, list[float]], None] | None = None,
 ) -> list[list[int]]:
     """Return the greedy continuation of every prompt, as ids without the stop token.
 
@@ -42,6 +44,8 @@ def greedy_answers(
     the prompt; the model's own greedy choices are read off at every position, and generation goes on from where they
     leave the guess. What comes out is what plain greedy decoding gives. Rows go one at a time, without guesses, in
     families that cannot be packed, because those may not allow padding either. ``tick`` advances by one per answer.
+    ``weigh`` is told, for the place of every prompt with a guess that went through the model, the log-probabilities of
+    the guess's tokens in nats; they cost next to nothing here.
 
     Source: speculative decoding (Leviathan et al. 2023, arXiv:2211.17192) with the reference as the draft.
     """
@@ -52,8 +56,12 @@ def greedy_answers(
             _Open(i, list(prompt), list(draft)) for i, (prompt, draft) in enumerate(zip(prompts, drafts, strict=True))
         ]
         for batch in _batches(items, max_tokens):
-            _answer_batch(base, batch, max_tokens)
+            _answer_batch(base, batch, max_tokens, weighed=weigh is not None)
             answers |= {item.index: item.answer for item in batch}
+            if weigh is not None:
+                for item in batch:
+                    if item.guess:
+                        weigh(item.index, item.log_probs)
             if tick is not None:
                 tick(len(batch))
         return [answers[index] for index in range(len(prompts))]
@@ -100,14 +108,14 @@ def _batches(items: list[_Open], max_tokens: int) -> Iterator[list[_Open]]:
 
 
 @torch.no_grad()
-def _answer_batch(base: LoadedBase, batch: list[_Open], max_tokens: int) -> None:
+def _answer_batch(base: LoadedBase, batch: list[_Open], max_tokens: int, *, weighed: bool) -> None:
     """Write the answers of ``batch`` to their ends, left-padded over one cache from which finished rows are dropped."""
     # Without the config every cache layer keeps all tokens, also where attention slides: a layer that forgets could
     # not give back what a rejected guess has pushed out.
     cache = DynamicCache()
     ids, mask = _left_pad([item.prompt + item.guess for item in batch], base.device)
     states = _forward(base, ids, cache, mask, (mask.cumsum(1) - 1).clamp(min=0))
-    tokens, rejected = _keep_guesses(base, batch, states)
+    tokens, rejected = _keep_guesses(base, batch, states, weighed=weighed)
     mask = _drop_rejected(cache, mask, torch.tensor(rejected, device=base.device))
     active = list(batch)
     while True:
@@ -130,11 +138,17 @@ def _answer_batch(base: LoadedBase, batch: list[_Open], max_tokens: int) -> None
         tokens = base.head.logits(_forward(base, ids, cache, mask, positions)[:, -1]).argmax(-1).tolist()
 
 
-def _keep_guesses(base: LoadedBase, batch: list[_Open], states: Tensor) -> tuple[list[int], list[int]]:
+def _keep_guesses(
+    base: LoadedBase, batch: list[_Open], states: Tensor, *, weighed: bool
+) -> tuple[list[int], list[int]]:
     """Write each guess into its answer as far as the model agrees; return the next tokens, and how many it refused."""
     tokens, rejected = [], []
     for item, row in zip(batch, states, strict=True):
-        choices = base.head.logits(row[-1 - len(item.guess) :]).argmax(-1).tolist()
+        logits = base.head.logits(row[-1 - len(item.guess) :])
+        choices = logits.argmax(-1).tolist()
+        if weighed:
+            guess = torch.tensor(item.guess, device=logits.device)[:, None]
+            item.log_probs = torch.log_softmax(logits[:-1].float(), -1).gather(1, guess)[:, 0].tolist()
         agreed = [guess == choice for guess, choice in zip(item.guess, choices[:-1], strict=True)]
         kept = agreed.index(False) if False in agreed else len(agreed)
         item.answer = item.guess[:kept]

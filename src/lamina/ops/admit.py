@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lamina.evaluate.gate import Verdict, decide
-from lamina.ops.evaluate import own_and_guards, score_stack
+from lamina.evaluate.watch import GuardWatch
+from lamina.ops.evaluate import own_and_guards, score_stack, watch_stack
 from lamina.ops.project import Project
+from lamina.records import Score
 from lamina.stack.layers import read_layer, write_stack
 from lamina.stack.lineage import get_ref, set_ref
 from lamina.stack.manifest import LayerConfig, StackConfig
@@ -84,7 +86,8 @@ def admit(
     store, below = project.store, below or place.stack
     stack = mark_moved(store, add_layer(store, below, layer), start=len(below.layers))
     digest = write_stack(store, stack)
-    verdict = _judge(project, place, stack)
+    # Who lets it in whatever the gate says still wants to know all of what it says.
+    verdict = _judge(project, place, stack, whole=accept)
     passed = verdict is None or verdict.accepted
     if passed or accept:
         noted = why if passed else f"{why}, accepted against the gate"
@@ -101,10 +104,30 @@ def admit(
     )
 
 
-def _judge(project: Project, place: Place, stack: StackConfig) -> Verdict | None:
+def _judge(project: Project, place: Place, stack: StackConfig, *, whole: bool) -> Verdict | None:
     suites = (*place.own, *place.guards)
     if not suites:
         return None
     before = {name: score_stack(project, place.stack, name) for name in suites}
-    after = {name: score_stack(project, stack, name) for name in suites}
-    return decide(before, after, own=place.own, guards=place.guards, margin=project.settings.margin)
+    after, stopped = _score_until_harm(project, place, stack, before, whole=whole)
+    settings = project.settings
+    margins = dict.fromkeys(place.guards, settings.margin)
+    margins |= {name: own.margin for name, own in settings.suites.items() if name in margins and own.margin is not None}
+    return decide(before, after, own=place.own, guards=place.guards, margins=margins, stopped=stopped)
+
+
+def _score_until_harm(
+    project: Project, place: Place, stack: StackConfig, before: Mapping[str, Score], *, whole: bool
+) -> tuple[dict[str, Score], dict[str, GuardWatch]]:
+    """Return the layer's scores up to the first guard that proves harm, and that guard's watch; all if ``whole``."""
+    after = {name: score_stack(project, stack, name) for name in place.own}
+    for name in place.guards:
+        if whole:
+            after[name] = score_stack(project, stack, name)
+            continue
+        watch = GuardWatch(before[name])
+        score = watch_stack(project, stack, name, watch)
+        if score is None:
+            return after, {name: watch}
+        after[name] = score
+    return after, {}

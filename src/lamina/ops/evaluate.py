@@ -10,8 +10,9 @@ from lamina.data.identity import row_identity
 from lamina.errors import UsageError
 from lamina.evaluate.harness import HarnessTask, load_tasks, run_task
 from lamina.evaluate.overlap import Overlap, find_overlap
-from lamina.evaluate.run import run_suite
+from lamina.evaluate.run import run_suite, watch_suite
 from lamina.evaluate.suites import Suite, load_suite, suite_of_rows
+from lamina.evaluate.watch import GuardWatch
 from lamina.ops.project import Project
 from lamina.ops.results import read_score, write_score
 from lamina.ops.rows import known_rows, stored_rows
@@ -28,6 +29,7 @@ __all__ = [
     "own_and_guards",
     "prefixes",
     "score_stack",
+    "watch_stack",
 ]
 
 
@@ -113,6 +115,23 @@ def score_stack(project: Project, stack: StackConfig, suite: str) -> Score:
     return _score(project, stack, find_suites(project)[suite], prefixes(stack)[-1][0])
 
 
+def watch_stack(project: Project, stack: StackConfig, suite: str, watch: GuardWatch) -> Score | None:
+    """Return one stack's score on a guard, or None if ``watch`` had proof of harm before the end.
+
+    A score that is known already is returned whole.
+    """
+    guard, label = find_suites(project)[suite], prefixes(stack)[-1][0]
+    score = _known(project, stack, guard)
+    if score is not None:
+        return score
+    loaded = project.activate(stack)
+    with project.progress.stage(f"{label} on {suite}", total=len(guard.items), unit="items") as tick:
+        score = watch_suite(loaded, guard, watch, tick, lambda: project.exact(stack))
+    if score is not None:  # half a score is none, and must not be taken for one later
+        _keep(project, stack, guard, score)
+    return score
+
+
 def own_and_guards(project: Project, skill: str, guards: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the suites that a layer should improve and those it must not harm.
 
@@ -133,15 +152,24 @@ def own_and_guards(project: Project, skill: str, guards: Sequence[str]) -> tuple
 
 
 def _score(project: Project, stack: StackConfig, suite: Suite, label: str) -> Score:
-    known = read_score(project.store, stack, suite.digest)
+    known = _known(project, stack, suite)
     if known is not None:
-        return dataclasses.replace(known, suite=suite.name)
+        return known
     loaded = project.activate(stack)
     with project.progress.stage(f"{label} on {suite.name}", total=len(suite.items), unit="items") as tick:
         score = run_suite(loaded, suite, tick, lambda: project.exact(stack))
+    _keep(project, stack, suite, score)
+    return score
+
+
+def _known(project: Project, stack: StackConfig, suite: Suite) -> Score | None:
+    known = read_score(project.store, stack, suite.digest)
+    return None if known is None else dataclasses.replace(known, suite=suite.name)
+
+
+def _keep(project: Project, stack: StackConfig, suite: Suite, score: Score) -> None:
     _note_unscored(project, score)
     write_score(project.store, stack, suite.digest, score)
-    return score
 
 
 def _score_task(project: Project, stack: StackConfig, task: HarnessTask, label: str) -> Score:

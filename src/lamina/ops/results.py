@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from lamina.records import Score
 from lamina.refs import Digest
@@ -50,5 +51,7 @@ def _folder(store: Store, digest: str) -> Path:
 def _read(path: Path) -> Score | None:
     if not path.exists():
         return None
-    stored = json.loads(path.read_text("utf-8"))
-    return Score(**stored | {"values": tuple(stored["values"]), "answers": tuple(stored["answers"])})
+    stored: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    # Fields that came later are missing in older files; JSON has no tuples.
+    kept: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    return Score(**kept)

@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lamina.records import Matrix, Score, SideBySide
+from lamina.records import Matrix, Score, SideBySide, Transfer
 
-__all__ = ["render_matrix", "render_sides"]
+__all__ = ["render_matrix", "render_sides", "render_transfer"]
 
 
 def render_matrix(matrix: Matrix) -> Table:
@@ -25,6 +25,19 @@ def render_matrix(matrix: Matrix) -> Table:
         above = scores
     table.add_row("items", *(Text(str(score.n), style="dim") for score in matrix.scores[-1]), style="dim")
     return table
+
+
+def render_transfer(transfer: Transfer) -> Text:
+    """Return the transfer metrics, in points, in two lines; what nothing defines is left out."""
+    named = (
+        ("average", transfer.average_accuracy, ".1f"),
+        ("backward", transfer.backward, "+.1f"),
+        ("forward", transfer.forward, "+.1f"),
+        ("forgetting", transfer.forgetting, ".1f"),
+        ("general", transfer.general, "+.1f"),
+    )
+    figures = ", ".join(f"{name} {value * 100:{form}}" for name, value, form in named if value is not None)
+    return Text(f"\n{', '.join(transfer.skills)}: {figures}", style="dim")
 
 
 def render_sides(sides: Sequence[SideBySide]) -> RenderableType:
