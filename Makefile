@@ -34,7 +34,7 @@ fix: install
 	$(BIN)/ruff format .
 
 bench: install
-	for script in agreement kernels int8 profile_step start skills stack attention demo_recipes recipe quantised reproduce rebase train_speed; do $(BIN)/python bench/$$script.py || exit 1; done
+	for script in agreement kernels int8 profile_step start skills stack attention evaluate demo_recipes recipe quantised reproduce rebase train_speed; do $(BIN)/python bench/$$script.py || exit 1; done
 
 clean:
 	rm -rf .venv build dist lamina-demo

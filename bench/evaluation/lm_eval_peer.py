@@ -37,7 +37,7 @@ def measure(data: Path, *, items: int | None, timed: int) -> dict[str, Any]:
         ours = run_side("lamina", task, data, items=items)
         peer = run_side("peer", task, data, items=items, dtype="float32", batch=8)
         found["tasks"][task] = compare(ours, peer, metric) | {"published": PUBLISHED[task]}
-        found["lm_eval_items"] += len(ours["acc"])
+        found["lm_eval_items"] += len(ours["values"])
         found["lm_eval_disagreements"] += len(found["tasks"][task]["disagreements"])
     return found | measure_rates(data, timed)
 
@@ -49,7 +49,7 @@ def measure_rates(data: Path, timed: int) -> dict[str, Any]:
     for side, dtype, batch in sides:
         runs = [run_side(side, task, data, items=timed, dtype=dtype, batch=batch) for task in TASKS]
         name = side if side == "lamina" else f"{dtype}, batch {batch}"
-        rates[name] = sum(len(run["acc"]) for run in runs) / sum(run["seconds"] for run in runs)
+        rates[name] = len(runs) * timed / sum(run["seconds"] for run in runs)
     ours = rates.pop("lamina")
     best = max(rates, key=lambda name: rates[name])
     exact = max(rate for name, rate in rates.items() if name.startswith("float32"))
@@ -65,14 +65,15 @@ def measure_rates(data: Path, timed: int) -> dict[str, Any]:
 def compare(ours: dict[str, Any], peer: dict[str, Any], metric: str) -> dict[str, Any]:
     """Return accuracies of both sides, and each item that they decide differently by ``metric``, with its margin."""
     differing = []
-    for place, (own, other) in enumerate(zip(ours[metric], peer[metric], strict=True)):
+    for place, (own, other) in enumerate(zip(ours["values"], peer[metric], strict=True)):
         if own != other:
             weights = sorted(peer["weights"][metric][place], reverse=True)
             differing.append({"item": place, "peer_margin": weights[0] - weights[1]})
-    size = len(ours[metric])
+    size = len(peer[metric])
     return {
         "items": size,
-        metric: {"lamina": 100 * sum(ours[metric]) / size, "peer": 100 * sum(peer[metric]) / size},
+        "notes": ours["notes"],
+        metric: {"lamina": 100 * sum(ours["values"]) / size, "peer": 100 * sum(peer[metric]) / size},
         "disagreements": differing,
     }
 
@@ -135,8 +136,7 @@ def _run_lamina(options: argparse.Namespace, rows: list[dict[str, Any]]) -> dict
     started = time.perf_counter()
     score = run_suite(loaded, suites["all"], lambda amount, detail="": notes.append(detail), lambda: exact)
     seconds = time.perf_counter() - started
-    metric = TASKS[options.task][0]
-    return {"seconds": seconds, "acc": score.values, metric: score.values, "notes": [note for note in notes if note]}
+    return {"seconds": seconds, "values": score.values, "notes": [note for note in notes if note]}
 
 
 def _run_peer(options: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:

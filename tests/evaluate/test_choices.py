@@ -25,14 +25,19 @@ def test_metrics_are_the_harness_ones() -> None:
         ((-4.0, -4.1), (1, 1), (1, 1), True),
         ((-4.0, -5.0), (1, 1), (1, 1), False),
         ((-4.0, -5.0), (40, 40), (1, 1), True),
-        ((-4.0, -8.0), (4, 4), (1, 2), True),  # apart by acc, level by acc_norm
+        ((-4.0, -8.0), (4, 4), (1, 2), False),
         ((-4.0, -9.0, -4.0), (1, 1, 1), (1, 1, 1), True),
     ],
 )
 def test_what_rounding_may_decide_is_close(
     log_probs: tuple[float, ...], tokens: tuple[int, ...], lengths: tuple[int, ...], close: bool
 ) -> None:
-    assert Weighed(log_probs, tokens, lengths).is_close() is close
+    assert Weighed(log_probs, tokens, lengths).is_close("acc") is close
+
+
+def test_what_is_close_depends_on_the_metric() -> None:
+    weighed = Weighed((-4.0, -8.0), (4, 4), (1, 2))
+    assert (weighed.is_close("acc"), weighed.is_close("acc_norm")) == (False, True)
 
 
 def test_only_close_items_are_weighed_again(llama_base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +53,12 @@ def test_only_close_items_are_weighed_again(llama_base: LoadedBase, monkeypatch:
     half = llama_base.model.bfloat16() and llama_base
     object.__setattr__(half.head, "weight", half.head.weight.bfloat16())
     found = weigh_choices(
-        half, [ROWS, ROWS], [ITEM, ITEM], lambda amount, detail="": ticks.append(amount), lambda: llama_base
+        half,
+        [ROWS, ROWS],
+        [ITEM, ITEM],
+        lambda amount, detail="": ticks.append(amount),
+        metric="acc",
+        exact=lambda: llama_base,
     )
     assert asked == [2, 1]
     assert [each.log_probs for each in found] == [(-1.0, -9.0), (-2.0, -1.0)]
@@ -60,5 +70,5 @@ def test_float32_is_not_asked_twice(llama_base: LoadedBase) -> None:
         raise AssertionError
 
     same = [ROWS[0], ROWS[0]]
-    (found,) = weigh_choices(llama_base, [same], [ITEM], lambda amount, detail="": None, exact)
-    assert found.is_close()
+    (found,) = weigh_choices(llama_base, [same], [ITEM], lambda amount, detail="": None, metric="acc", exact=exact)
+    assert found.is_close("acc")

@@ -44,3 +44,7 @@ def run(
         show(render_matrix(matrix))
         if transfer is not None:
             show(render_transfer(transfer))
+        for score in matrix.scores[-1]:
+            if score.figures:
+                figures = ", ".join(f"{name} {value:.4g}" for name, value in score.figures.items())
+                progress.note(f"{score.suite} on {matrix.stacks[-1]}: {figures}")

@@ -36,14 +36,12 @@ class Weighed:
         """Return 1 if the gold choice wins by ``acc`` or ``acc_norm``, else 0."""
         return choice_value(self.log_probs, self._units(metric), gold)
 
-    def is_close(self) -> bool:
-        """Return whether rounding in bfloat16 may have decided, by either metric."""
-        return any(self._is_close(self._units(metric)) for metric in ("acc", "acc_norm"))
-
     def _units(self, metric: str) -> Sequence[int]:
         return self.lengths if metric == "acc_norm" else (1,) * len(self.lengths)
 
-    def _is_close(self, units: Sequence[int]) -> bool:
+    def is_close(self, metric: str) -> bool:
+        """Return whether rounding in bfloat16 may have decided."""
+        units = self._units(metric)
         weights = [total / unit for total, unit in zip(self.log_probs, units, strict=True)]
         noise = [count / unit**2 for count, unit in zip(self.tokens, units, strict=True)]
         best = weights.index(max(weights))
@@ -55,7 +53,13 @@ class Weighed:
 
 
 def weigh_choices(
-    base: LoadedBase, rows: Sequence[Sequence[TokenRow]], items: Sequence[Item], tick: Tick, exact: Exact | None = None
+    base: LoadedBase,
+    rows: Sequence[Sequence[TokenRow]],
+    items: Sequence[Item],
+    tick: Tick,
+    *,
+    metric: str,
+    exact: Exact | None = None,
 ) -> list[Weighed]:
     """Return every item's choices weighed; what bfloat16 cannot decide is weighed again by ``exact()``.
 
@@ -64,11 +68,12 @@ def weigh_choices(
         rows: each item's choices as rows.
         items: the items.
         tick: advances by one per item.
+        metric: the one that counts, and that is to be sure of; the other may be off by what rounding does.
         exact: returns the same stack in float32, or None where memory does not hold it; asked at most once.
     """
     weighed = _weigh(base, rows, items)
     # Where every weight is float32 there is nothing to gain; the head has the model's dtype.
-    close = [place for place, each in enumerate(weighed) if each.is_close()]
+    close = [place for place, each in enumerate(weighed) if each.is_close(metric)]
     precise = exact() if exact is not None and close and base.head.weight.dtype != torch.float32 else None
     tick(len(items) - (len(close) if precise is not None else 0))
     if precise is not None:

@@ -198,7 +198,9 @@ def _choose(job: _Job, items: Sequence[Item]) -> _Outcome:
     fitting = [place for place, own in enumerate(rows) if max(len(row.ids) for row in own) <= job.base.context]
     job.tick(len(rows) - len(fitting))
     fit = [items[place] for place in fitting]
-    weighed = weigh_choices(job.base, [rows[place] for place in fitting], fit, job.tick, job.exact)
+    weighed = weigh_choices(
+        job.base, [rows[place] for place in fitting], fit, job.tick, metric=job.suite.metric, exact=job.exact
+    )
     found = {
         metric: [each.value(metric, item.gold) for each, item in zip(weighed, fit, strict=True)]
         for metric in ("acc", "acc_norm")
