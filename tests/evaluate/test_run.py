@@ -141,7 +141,7 @@ def test_likelihoods_of_references_are_recorded_by_every_scorer(llama_base: Load
     row = {"prompt": "fox", "completion": "the dog"}
     written = run(llama_base, tmp_path, [row], scorer="exact", max_tokens=32)
     weighed = run(llama_base, tmp_path, [row], scorer="likelihood")
-    assert written.nll == pytest.approx([3.0], abs=5)
+    assert written.nll[0] > 0
     assert weighed.nll == pytest.approx([-math.log(weighed.mean)])
     chosen = run(llama_base, tmp_path, [CHOICE], scorer="choice")
     assert chosen.nll[0] > 0

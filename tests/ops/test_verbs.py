@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lamina.evaluate.statistics.sequential import HarmWatch
 from lamina.lora.adapter import load_adapter, scale_of
 from lamina.ops import train as train_module
 from lamina.ops.admit import Admission
@@ -105,10 +106,14 @@ def test_eval_and_chart(project: Path, cli: Callable[..., Any]) -> None:
     add_suite(project, "asked", 6, max_tokens=4)
     matrix = cli("eval", "--json").json
     assert matrix["suites"] == ["asked", "fox"]
+    assert matrix["transfer"]["skills"] == ["fox"]
+    assert matrix["transfer"]["average_accuracy"] == matrix["scores"][1][1]
+    assert matrix["transfer"]["general"] == matrix["scores"][1][0] - matrix["scores"][0][0]
     assert matrix["items"] == [[6, heldout["items"][0][0]]] * 2
     again = cli("eval", "--suite", "asked")
     assert "items/s" not in again.err  # nothing is scored twice
     assert "asked" in again.out
+    assert "fox: average " in cli("eval").out
     before, after = (row[1] for row in matrix["scores"])
     (layer,) = cli("log", "--json").json["layers"]
     assert layer["effect"]["fox"] == [before, after]
@@ -132,7 +137,10 @@ def test_the_gate_keeps_a_layer_out_until_it_is_accepted(project: Path, cli: Cal
     refused = cli(*weak)
     assert refused.code == 1
     assert refused.json["accepted"] is False
-    assert [line["passed"] for line in refused.json["gate"]] == [False]
+    (line,) = refused.json["gate"]
+    assert (line["passed"], line["role"], line["items"], line["margin"]) == (False, "own", 8, None)
+    assert line["items_needed"].keys() == {"0.01", "0.02"}
+    assert line["nll_shift"] is not None
     assert cli("log", "--json").json["layers"] == []
     candidate = refused.json["layer"]
     accepted = cli(*weak[:-1], "--accept", "--json")
@@ -151,8 +159,47 @@ def test_a_guard_is_watched(project: Path, cli: Callable[..., Any]) -> None:
     assert "--guard nope: no such suite" in unknown.err
     add_suite(project, "kept", 6, max_tokens=3, guard="true")
     trained = cli("train", "rows.jsonl", "--as", "fox", *TRAIN, "--json")
-    assert [(line["suite"], line["role"]) for line in trained.json["gate"]] == [("kept", "guard")]
+    (line,) = trained.json["gate"]
+    assert (line["suite"], line["role"], line["margin"]) == ("kept", "guard", 0.02)
+    assert (trained.code, line["reason"][:30]) == (1, "not shown to be no worse: losse")  # six items prove little
+    with (project / "lamina.toml").open("a") as config:
+        config.write("margin = 0.9\n")
+    wide = cli("train", "rows.jsonl", "--as", "fox", *TRAIN)
+    assert wide.code == 0
+    assert "ok   guard kept: 0.0% -> 0.0%\n     no worse: a loss of 90.0% is ruled out\n     change -39.0" in wide.err
+    assert "     items that show a loss in points: " in wide.err
     assert "train:" not in unknown.err
+
+
+def test_proven_harm_stops_the_scoring_of_guards(
+    project: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(project / "rows.jsonl", 30)
+    for name in ("kept", "spared"):
+        add_suite(project, name, 6, max_tokens=3, guard="true", margin=0.9)
+    with monkeypatch.context() as patch:
+        patch.setattr(HarmWatch, "see", lambda self, losses: True)
+        stopped = cli("train", "rows.jsonl", "--as", "fox", *TRAIN, "--json")
+        assert (stopped.code, stopped.json["accepted"], stopped.json["not_scored"]) == (1, False, ["spared"])
+        assert stopped.json["gate"][0]["reason"].startswith("worse, proven after 6 of 6 items")
+        told = cli("train", "rows.jsonl", "--as", "fox", *TRAIN)
+        assert "--   spared: not scored, the layer is refused already" in told.err
+        whole = cli("train", "rows.jsonl", "--as", "fox", *TRAIN, "--accept", "--json")
+        assert (whole.code, whole.json["not_scored"]) == (0, [])
+    assert [line["stopped_after"] for line in whole.json["gate"]] == [None, None]
+
+
+def test_scores_of_earlier_versions_are_read(project: Path, cli: Callable[..., Any]) -> None:
+    add_suite(project, "asked", 6, max_tokens=3)
+    first = cli("eval", "--json").json
+    (path,) = (project / ".lamina" / "results").glob("*/*.json")
+    stored = json.loads(path.read_text())
+    for later in ("nll", "clusters", "figures"):
+        del stored[later]
+    path.write_text(json.dumps(stored))
+    again = cli("eval", "--json")
+    assert "items/s" not in again.err
+    assert again.json["scores"] == first["scores"]
 
 
 def test_the_held_out_rows_of_a_layer_can_be_a_guard(project: Path, cli: Callable[..., Any]) -> None:

@@ -42,9 +42,9 @@ def run(
         emit_json(matrix.to_dict() | more | {"transfer": asdict(transfer) if transfer else None})
     else:
         show(render_matrix(matrix))
+        if transfer is not None:
+            show(render_transfer(transfer))
         for score in matrix.scores[-1]:
             if score.figures:
                 figures = ", ".join(f"{name} {value:.4g}" for name, value in score.figures.items())
                 progress.note(f"{score.suite} on {matrix.stacks[-1]}: {figures}")
-        if transfer is not None:
-            show(render_transfer(transfer))
