@@ -23,6 +23,7 @@ max_tokens = 32
 file = "general.jsonl"
 scorer = "choice"
 guard = true
+margin = 0.4
 """
 
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lamina.evaluate.statistics.paired import better_p, bootstrap_interval, mcnemar_p, mean_p, pair, sign_flip_p
@@ -122,6 +122,7 @@ def test_bca_as_scipy_has_it() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=20))
+@example([0.0, 3.8e-138])
 def test_the_bootstrap_is_deterministic_and_ordered(changes: list[float]) -> None:
     paired = pair([0.0] * len(changes), changes)
     low, high = bootstrap_interval(paired)

@@ -204,6 +204,9 @@ def bootstrap_interval(paired: Paired, level: float = 0.95, *, seed: int = 0) ->
     bias = normal_quantile(min(max(below, 1 / _RESAMPLES), 1 - 1 / _RESAMPLES))
     left_out = (sums.sum() - sums) / (sizes.sum() - sizes)
     gaps = left_out.mean() - left_out
+    largest = float(np.abs(gaps).max())
+    if largest > 0:
+        gaps = gaps / largest  # it cancels out below, where powers of tiny changes would underflow
     spread = float((gaps**2).sum())
     acceleration = float((gaps**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
 
