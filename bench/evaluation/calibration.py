@@ -3,7 +3,8 @@
     python bench/evaluation/calibration.py [--suites 10000]
 
 false_accept   the highest of the rates at which a layer passes that must not: it loses just the margin on a guard, or
-               changes nothing on its own suite (nominal: 5 % at most)
+               changes nothing on its own suite (nominal: 5 % at most). On guards it is that of the non-inferiority test
+               alone; the gate also refuses what is significantly worse, and errs less
 false_reject   the highest of the rates at which a guard refuses a layer that neither helps nor harms, where it has as
                many items as rule the margin out with power 95 % (nominal: 5 %)
 with_abort     the same with scoring stopped on proven harm; early_alarm is the share of such stops (5 % at most)
@@ -28,7 +29,7 @@ import numpy as np
 from lamina.evaluate.gate import LEVEL, improves, is_kept
 from lamina.evaluate.statistics.distributions import normal_quantile
 from lamina.evaluate.statistics.intervals import design_effect
-from lamina.evaluate.statistics.loss import items_needed, tango
+from lamina.evaluate.statistics.loss import items_needed, loss_p, tango
 from lamina.evaluate.statistics.paired import Paired, mean_p
 from lamina.evaluate.statistics.sequential import HARM_LEVEL, HarmWatch
 
@@ -107,8 +108,8 @@ def items_to_keep(changing: float, power: float = 0.95) -> int:
 def cases() -> list[Case]:
     """Return the truths. Guards that must let an unchanged layer in have items for power 95 %."""
 
-    def lost(paired: Paired) -> bool:
-        return is_kept(paired, MARGIN)
+    def ruled_out(paired: Paired) -> bool:
+        return loss_p(paired, MARGIN) <= LEVEL
 
     def refused(paired: Paired) -> bool:
         return not is_kept(paired, MARGIN)
@@ -118,24 +119,26 @@ def cases() -> list[Case]:
         enough = items_to_keep(changing)
         share = f"{changing:.0%} changing"
         found += [
-            Case(f"guard loses the margin, {share}", "accept", LEVEL, right_or_wrong(enough, changing, MARGIN), lost),
+            Case(
+                f"guard loses the margin, {share}", "accept", LEVEL, right_or_wrong(enough, changing, MARGIN), ruled_out
+            ),
             Case(f"guard unchanged, {share}", "reject", LEVEL, right_or_wrong(enough, changing, 0.0), refused),
         ]
     enough = items_to_keep(0.10)
     spread = np.random.default_rng(1)
     sample = by_template(400_000, 0.10, 0.0)(spread)
     inflated = math.ceil(enough * design_effect(sample.changes, sample.groups))
-    steady = items_needed(MARGIN, 0.2**2 * 4 / 3 + MARGIN**2, power=0.95)
+    steady = items_needed(MARGIN, 0.1**2 * 4 / 3 + MARGIN**2, power=0.95)
     return [
         *found,
-        Case("guard loses the margin, templates", "accept", LEVEL, by_template(inflated, 0.10, MARGIN), lost),
-        Case("guard loses the margin, 40 templates", "accept", LEVEL, by_template(800, 0.10, MARGIN), lost),
+        Case("guard loses the margin, templates", "accept", LEVEL, by_template(inflated, 0.10, MARGIN), ruled_out),
+        Case("guard loses the margin, 40 templates", "accept", LEVEL, by_template(800, 0.10, MARGIN), ruled_out),
         Case("guard unchanged, templates", "reject", LEVEL, by_template(inflated, 0.10, 0.0), refused),
-        Case("guard loses the margin, likelihoods", "accept", LEVEL, fractions(steady, MARGIN, 0.2), lost),
-        Case("guard unchanged, likelihoods", "reject", LEVEL, fractions(steady, 0.0, 0.2), refused),
+        Case("guard loses the margin, likelihoods", "accept", LEVEL, fractions(steady, MARGIN, 0.1), ruled_out),
+        Case("guard unchanged, likelihoods", "reject", LEVEL, fractions(steady, 0.0, 0.1), refused),
         Case("own suite unchanged", "accept", LEVEL, right_or_wrong(1000, 0.10, 0.0), improves),
         Case("own suite unchanged, templates", "accept", LEVEL, by_template(1000, 0.10, 0.0), improves),
-        Case("own suite unchanged, likelihoods", "accept", LEVEL, fractions(20, 0.0, 0.2), improves),
+        Case("own suite unchanged, likelihoods", "accept", LEVEL, fractions(20, 0.0, 0.1), improves),
         Case("likelihoods unchanged, warning", "warn", 0.01, fractions(300, 0.0, 0.1), lambda p: mean_p(p) <= 0.01),
     ]
 
