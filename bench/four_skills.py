@@ -21,12 +21,11 @@ from lamina.config import BaseSettings, Recipe
 from lamina.demo.files import data_path
 from lamina.lora.adapter import Adapter
 from lamina.ops.demo import RECIPES
-from lamina.ops.evaluate import score_stack
+from lamina.ops.evaluate import find_suites, score_stack
 from lamina.ops.project import Project, init_project, open_project
 from lamina.ops.rows import prepare_rows, read_files
 from lamina.ops.squash import squash
 from lamina.ops.train import train_layer
-from lamina.ops.unite import load_entries
 from lamina.stack.layers import list_layers, write_stack
 from lamina.stack.lineage import set_ref
 from lamina.stack.manifest import StackConfig
@@ -78,7 +77,7 @@ def open_stack(work: Path, data: Path) -> Project:
 
 def stack_adapters(project: Project) -> list[Adapter]:
     """Return the weights of the trained layers."""
-    return load_entries(project, project.stack().layers)
+    return project.adapters(project.stack().layers)
 
 
 def squash_quality(project: Project) -> dict[int, Squashed]:
@@ -120,7 +119,8 @@ def _squashed(project: Project, rank: int, full: int) -> Squashed:
     smaller = _known(project, stack, rank) or _squash(project, stack, None if exact else rank, f"rank{rank}")
     layer = dict(list_layers(project.store))[smaller.layers[0].layer]
     skills = [entry.name for entry in stack.layers]
-    scores = {name: score_stack(project, smaller, name).mean for name in skills}
+    suites = find_suites(project)
+    scores = {name: score_stack(project, smaller, suites[name]).mean for name in skills}
     scores["mean"] = sum(scores.values()) / len(scores)
     notes = layer.origin.notes if layer.origin else {}
     return Squashed(scores, notes.get("relative_error", 0.0), layer.heldout_loss_after)

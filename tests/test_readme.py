@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import re
 from pathlib import Path
+
+import pytest
 
 from lamina.cli.main import VERBS
 
@@ -35,9 +39,19 @@ def test_links_and_scripts() -> None:
     for page in pages:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
             assert "://" in link or (page.parent / link).exists(), (page, link)
-    scripts = set(re.findall(r"`bench/(\w+\.py)[^`]*`", README))
+    scripts = set(re.findall(r"`bench/([\w/]+\.py)[^`]*`", README))
     assert scripts
     assert {name for name in scripts if not (ROOT / "bench" / name).exists()} == set()
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "bench").rglob("*.py")), ids=lambda path: path.stem)
+def test_every_bench_finds_what_it_imports(script: Path) -> None:
+    for node in ast.walk(ast.parse(script.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lamina":
+            module = importlib.import_module(str(node.module))
+            for name in node.names:
+                found = hasattr(module, name.name) or importlib.util.find_spec(f"{node.module}.{name.name}")
+                assert found, f"{script}: {node.module} has no {name.name}"
 
 
 def test_nothing_is_left_to_fill_in() -> None:

@@ -218,7 +218,7 @@ class CostPoint:
         name: the stack, for people.
         score: mean of its suites, 0..1, between ``low`` and ``high``.
         tokens: tokens its layers were trained on, padding not counted.
-        flops: floating-point operations that takes, by formula; ``lamina.ops.pareto`` says which.
+        flops: floating-point operations that takes, by formula; ``lamina.ops.costs`` says which.
         money: an estimate from the seconds and ``[cost]``, in the settings' currency.
         parameters: numbers in its layers.
     """

@@ -371,6 +371,7 @@ def test_native_softmax(
 @given(sizes, seeds, caps, st.sampled_from([0.25, 1.0, 2.0]), spreads, dtypes)
 @example((2, 9001), 0, None, 1.0, 1.0, torch.float32)
 @example((2, 9001), 0, 30.0, 0.5, 20.0, torch.bfloat16)
+@example((1, 35), 35, None, 2.0, 20.0, torch.float32)
 def test_native_cross_entropy(
     native: NativeKernels,
     size: tuple[int, int],

@@ -12,6 +12,7 @@ import pytest
 from lamina.ops.costs import count_parameters, point_of
 from lamina.ops.project import open_project
 from lamina.records import Quiet, Score
+from lamina.stack.layers import stack_digest
 from lamina.stack.manifest import StackConfig
 
 SCORE = Score(suite="s", mean=0.5, low=0.4, high=0.6, n=10, items_digest="d", values=(0.5,) * 10)
@@ -40,16 +41,34 @@ def test_parameters_of_the_base(project: Path) -> None:
     assert count_parameters(opened.base.folder) == counted
 
 
+def test_a_squash_costs_what_its_layers_cost(project: Path, cli: Callable[..., Any], grow: Callable[..., Any]) -> None:
+    grow("a")
+    stack = grow("b")
+    opened = open_project(project, Quiet())
+    apart = point_of(opened, "+b", stack, [SCORE])
+    assert cli("squash").code == 0
+    together = point_of(opened, "squashed", opened.stack(), [SCORE])
+    assert apart is not None
+    assert together is not None
+    assert (together.tokens, together.money) == (apart.tokens, apart.money) == (2000, apart.money)
+    opened.store.blob_path(stack.layers[0].layer).unlink()  # then its own record stands for what is gone
+    assert point_of(opened, "squashed", opened.stack(), [SCORE]).tokens == 2000
+
+
 def test_all_charts_are_written(project: Path, cli: Callable[..., Any], grow: Callable[..., StackConfig]) -> None:
     rows = [{"question": f"say {word}", "answer": word} for word in ("fox", "dog", "quick")]
     (project / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with (project / "lamina.toml").open("a") as config:
         config.write('\n[suites.s]\nfile = "s.jsonl"\nscorer = "likelihood"\n')
-    grow("a")
     judged = project / ".lamina" / "results" / "judge"
     judged.mkdir(parents=True)
-    record = {"what": "s", "stacks": ["main", "base"], "grades": [["s 1", 8.0, 4.0]]}
+    top = grow("a")
+    graded = [stack_digest(top), stack_digest(top.prefix(0))]
+    record = {"what": "s", "judge": "j", "stacks": ["main", "base"], "digests": graded, "grades": [["s 1", 8.0, 4.0]]}
     (judged / "grades-x.json").write_text(json.dumps(record))
+    # Of a stack that the branch no longer holds, under the same name: no part of the chart.
+    gone = record | {"digests": [graded[1], "sha256:" + "0" * 64], "grades": [["s 1", 1.0, 9.0]]}
+    (judged / "grades-y.json").write_text(json.dumps(gone))
     said = cli("chart", "--json")
     assert said.code == 0, said.err
     names = [Path(each).name for each in said.json["charts"]]

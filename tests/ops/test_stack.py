@@ -141,6 +141,14 @@ def test_show_takes_a_layer_or_a_stack(tower: Path, cli: Cli) -> None:
     assert (missing.code, "did you mean 'facts'" in missing.err) == (1, True)
 
 
+@pytest.mark.parametrize("name", ["tools+facts", "tools:0.5", "main~1+tools"])
+def test_what_is_not_one_layer_is_not_taken_for_its_last(tower: Path, cli: Cli, name: str) -> None:
+    for line in (("reproduce", name), ("merge", name, "chat", "--as", "x")):
+        said = cli(*line)
+        assert said.code == 2
+        assert f"'{name}' is not one layer" in said.err
+
+
 def test_fsck_and_gc(tower: Path, cli: Cli) -> None:
     assert cli("fsck", "--json").json == {"findings": []}
     assert "nothing to remove" in cli("gc").err

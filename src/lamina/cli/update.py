@@ -39,7 +39,7 @@ def run(
         project, files, recipe=recipe, origins=origins, skill=skill, suite=suite, guards=guard or (), accept=accept
     )
     if result is None:
-        say("nothing new: main is up to date")
+        say(f"nothing new: {project.branch} is up to date")
         if json_:
             emit_json({"layer": None, "accepted": True})
         return

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.data.render import Renderer
 from lamina.errors import DataError, MachineError, UsageError
-from lamina.evaluate.statistics import interval
+from lamina.evaluate.statistics.intervals import interval
 from lamina.infer.generate import greedy_answers
 from lamina.infer.score import rolling_windows, score_rows, score_rows_greedily
 from lamina.model.base import LoadedBase

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from lamina.evaluate.choices import Exact, choice_rows, weigh_choices
 from lamina.evaluate.instructions import followed
 from lamina.evaluate.scorers import find_scorer, likelihood_value
 from lamina.evaluate.similarity import corpus_figures
-from lamina.evaluate.statistics import interval
+from lamina.evaluate.statistics.intervals import interval
 from lamina.evaluate.suites import Item, Suite
 from lamina.evaluate.watch import GuardWatch
 from lamina.infer.generate import greedy_answers
@@ -105,7 +106,8 @@ def _open_job(base: LoadedBase, suite: Suite, tick: Tick, exact: Exact | None) -
             f"suite '{suite.name}' asks through a chat template, and the base has none",
             hint='set base.template in lamina.toml, or template = "plain" in the suite',
         )
-    return _Job(base, Renderer(base.tokenizer, base.template), suite, tick, exact)
+    once = None if exact is None else functools.cache(exact)
+    return _Job(base, Renderer(base.tokenizer, base.template), suite, tick, once)
 
 
 def _run(job: _Job, items: Sequence[Item]) -> _Outcome:

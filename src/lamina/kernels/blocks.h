@@ -114,16 +114,18 @@ void cross_entropy(T* logits, const int64_t* targets, float* losses, long rows, 
             for (long i = start; i < end; i++) part += fast_exp(value(i) - largest);
             sum += part;
         }
-        const float normaliser = largest + static_cast<float>(std::log(sum));
         const float chosen = value(target);
-        losses[row] = normaliser - chosen;
+        // Distances to the largest logit, never to a rounded log-sum-exp: where logits are large and the loss is small,
+        // a difference of two large numbers has no digits left.
+        losses[row] = static_cast<float>(std::log(sum) + (static_cast<double>(largest) - chosen));
         if (!with_slope) continue;
+        const float share = static_cast<float>(1.0 / sum);
 #pragma omp simd
         for (long i = 0; i < width; i++) {
             const float x = value(i);
-            put(&l[i], fast_exp(x - normaliser) * bend(x));
+            put(&l[i], fast_exp(x - largest) * share * bend(x));
         }
-        put(&l[target], (fast_exp(chosen - normaliser) - 1.0f) * bend(chosen));
+        put(&l[target], (fast_exp(chosen - largest) * share - 1.0f) * bend(chosen));
     }
 }
 

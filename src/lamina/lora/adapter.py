@@ -8,6 +8,7 @@ Legend: r rank, d_in and d_out the map's widths.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lamina.errors import StackError
-from lamina.stack.store import write_atomically
+from lamina.stack.manifest import WEIGHTS_TYPE
+from lamina.stack.store import Store, disk_errors, write_atomically
 
 __all__ = [
     "PREFIX",
@@ -27,6 +29,7 @@ __all__ = [
     "check_values",
     "combine",
     "load_adapter",
+    "put_adapter",
     "read_tensors",
     "rescale",
     "save_adapter",
@@ -114,6 +117,21 @@ def save_adapter(adapter: Adapter, path: Path) -> None:
         tensors[f"{PREFIX}{name}.lora_A.weight"] = factors.A.detach().float().cpu().contiguous()
         tensors[f"{PREFIX}{name}.lora_B.weight"] = factors.B.detach().float().cpu().contiguous()
     write_atomically(path, save(tensors, metadata={"format": "pt"}))
+
+
+def put_adapter(store: Store, adapter: Adapter) -> str:
+    """Keep the adapter in the store and return the digest of its safetensors blob.
+
+    Raises:
+        MachineError: if the disk is full or read-only.
+    """
+    runs = store.root / "runs"
+    with disk_errors(runs):
+        runs.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="weights-", dir=runs) as scratch:
+            file = Path(scratch) / "weights.safetensors"
+            save_adapter(adapter, file)
+            return store.put_file(file, WEIGHTS_TYPE).digest
 
 
 def check_values(path: Path, key: str, values: Tensor) -> None:

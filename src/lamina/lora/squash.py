@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lamina.lora.adapter import Adapter, Factors
 
-__all__ = ["Lost", "compress", "factorise", "singular_values"]
+__all__ = ["Lost", "compress", "factorise", "singular_values", "true_rank"]
 
 # Rounding of float32 factors leaves singular values of this relative size where there is nothing.
 _NOTHING = 1e-7
@@ -103,13 +103,18 @@ def singular_values(factors: Factors) -> Tensor:
     return _thin_svd(factors)[1]
 
 
+def true_rank(values: Tensor) -> int:
+    """Return how many singular values, largest first, are more than rounding; 1 at least."""
+    return max(1, int((values > _NOTHING * values[0]).sum()))
+
+
 def _thin_svd(factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
     """Return U (d_out, R), the values (R) and V^T (R, d_in) of the product, without the directions of rounding."""
     Q_B, R_B = torch.linalg.qr(factors.B.detach().cpu().double())
     Q_A, R_A = torch.linalg.qr(factors.A.detach().cpu().double().t())
     U, values, Vh = torch.linalg.svd(R_B @ R_A.t(), full_matrices=False)
     # A layer that changes nothing keeps one direction of nothing, since a map without rank could not be stored.
-    count = max(1, int((values > _NOTHING * values[0]).sum()))
+    count = true_rank(values)
     return Q_B @ U[:, :count], values[:count], Vh[:count] @ Q_A.t()
 
 

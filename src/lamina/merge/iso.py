@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lamina.lora.squash import true_rank
+
 __all__ = ["NAME", "SOURCE", "iso_c"]
 
 NAME = "iso-c"
 SOURCE = "https://arxiv.org/abs/2502.04959"
-_NOTHING = 1e-7
 
 
 def iso_c(deltas: Sequence[Tensor]) -> Tensor:
@@ -29,6 +30,6 @@ def iso_c(deltas: Sequence[Tensor]) -> Tensor:
     """
     total = torch.stack([delta.double() for delta in deltas]).sum(0)
     U, values, Vh = torch.linalg.svd(total, full_matrices=False)
-    count = max(1, int((values > _NOTHING * values[0]).sum()))
+    count = true_rank(values)
     merged: Tensor = values[:count].mean() * (U[:, :count] @ Vh[:count])
     return merged.to(deltas[0].dtype)

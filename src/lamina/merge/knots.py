@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lamina.lora.squash import true_rank
 from lamina.merge.ties import ties
 
 __all__ = ["NAME", "SOURCE", "knots"]
 
 NAME = "knots"
 SOURCE = "https://arxiv.org/abs/2410.19735"
-_NOTHING = 1e-7
 
 
 def knots(deltas: Sequence[Tensor], density: float = 1.0) -> Tensor:
@@ -32,7 +32,7 @@ def knots(deltas: Sequence[Tensor], density: float = 1.0) -> Tensor:
         density: share of the entries of each S V_i that stays, in (0, 1]; the authors' configurations keep all.
     """
     U, values, Vh = torch.linalg.svd(torch.cat(list(deltas), dim=1).double(), full_matrices=False)
-    count = max(1, int((values > _NOTHING * values[0]).sum()))
+    count = true_rank(values)
     aligned = (values[:count, None] * Vh[:count]).split([delta.shape[1] for delta in deltas], dim=1)
     merged: Tensor = U[:, :count] @ ties(aligned, density)
     return merged.to(deltas[0].dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -12,10 +13,21 @@ from transformers.utils import logging as transformers_logging
 
 from lamina.errors import StackError
 
-__all__ = ["stored_dtype", "write_folder"]
+__all__ = ["stored_dtype", "stored_tensors", "write_folder"]
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _BESIDES = ("*.json", "*.jinja", "*.model", "merges.txt", "LICENSE*", "NOTICE*")
+
+
+def stored_tensors(file: Path) -> dict[str, tuple[str, int]]:
+    """Return for each tensor of a safetensors file its dtype, as the file spells it, and how many numbers it holds.
+
+    Raises:
+        OSError, SafetensorError: if the file cannot be read.
+    """
+    with safe_open(file, framework="pt") as weights:
+        pieces = {key: weights.get_slice(key) for key in weights.keys()}  # noqa: SIM118  (not a dict)
+        return {key: (piece.get_dtype(), math.prod(piece.get_shape())) for key, piece in pieces.items()}
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
@@ -27,13 +39,8 @@ def stored_dtype(folder: Path) -> torch.dtype:
     counts: dict[str, int] = {}
     try:
         for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as weights:
-                for key in weights.keys():  # noqa: SIM118  (not a dict)
-                    piece = weights.get_slice(key)
-                    size = 1
-                    for width in piece.get_shape():
-                        size *= width
-                    counts[piece.get_dtype()] = counts.get(piece.get_dtype(), 0) + size
+            for dtype, size in stored_tensors(path).values():
+                counts[dtype] = counts.get(dtype, 0) + size
     except (OSError, SafetensorError) as error:
         raise StackError(f"{folder}: its weights cannot be read: {error}", hint="fetch the base again") from error
     most = max(counts, key=lambda name: counts[name], default="nothing")

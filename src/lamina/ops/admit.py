@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lamina.evaluate.gate import Verdict, decide
+from lamina.evaluate.suites import Suite
 from lamina.evaluate.watch import GuardWatch
-from lamina.ops.evaluate import own_and_guards, score_stack, watch_stack
+from lamina.ops.evaluate import find_suites, own_and_guards, score_stack, watch_stack
 from lamina.ops.project import Project
 from lamina.records import Score
 from lamina.stack.layers import read_layer, write_stack
@@ -108,8 +109,9 @@ def _judge(project: Project, place: Place, stack: StackConfig, *, whole: bool) -
     suites = (*place.own, *place.guards)
     if not suites:
         return None
-    before = {name: score_stack(project, place.stack, name) for name in suites}
-    after, stopped = _score_until_harm(project, place, stack, before, whole=whole)
+    found = find_suites(project)
+    before = {name: score_stack(project, place.stack, found[name]) for name in suites}
+    after, stopped = _score_until_harm(project, place, stack, found, before, whole=whole)
     settings = project.settings
     margins = dict.fromkeys(place.guards, settings.margin)
     margins |= {name: own.margin for name, own in settings.suites.items() if name in margins and own.margin is not None}
@@ -117,16 +119,22 @@ def _judge(project: Project, place: Place, stack: StackConfig, *, whole: bool) -
 
 
 def _score_until_harm(
-    project: Project, place: Place, stack: StackConfig, before: Mapping[str, Score], *, whole: bool
+    project: Project,
+    place: Place,
+    stack: StackConfig,
+    suites: Mapping[str, Suite],
+    before: Mapping[str, Score],
+    *,
+    whole: bool,
 ) -> tuple[dict[str, Score], dict[str, GuardWatch]]:
     """Return the layer's scores up to the first guard that proves harm, and that guard's watch; all if ``whole``."""
-    after = {name: score_stack(project, stack, name) for name in place.own}
+    after = {name: score_stack(project, stack, suites[name]) for name in place.own}
     for name in place.guards:
         if whole:
-            after[name] = score_stack(project, stack, name)
+            after[name] = score_stack(project, stack, suites[name])
             continue
         watch = GuardWatch(before[name])
-        score = watch_stack(project, stack, name, watch)
+        score = watch_stack(project, stack, suites[name], watch)
         if score is None:
             return after, {name: watch}
         after[name] = score

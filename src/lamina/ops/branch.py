@@ -11,7 +11,6 @@ from lamina.stack.layers import name_of, read_stack, write_stack
 from lamina.stack.lineage import (
     ANY,
     delete_ref,
-    get_current,
     get_head,
     get_ref,
     list_refs,
@@ -19,7 +18,7 @@ from lamina.stack.lineage import (
     set_head,
     set_ref,
 )
-from lamina.stack.resolve import resolve
+from lamina.stack.resolve import resolve_here
 from lamina.stack.store import Store
 
 __all__ = ["Ref", "create_ref", "delete", "refs", "switch"]
@@ -63,14 +62,13 @@ def create_ref(start: Path, name: str, expression: str | None, *, tag: bool = Fa
     store = Store.find(start)
     what = "tag" if tag else "branch"
     check_name(name, what=what)
-    branch, held = get_current(store)
-    stack = resolve(store, expression or branch, read_stack(store, held).base)
+    stack = resolve_here(store, expression)
     if get_ref(store, name) is not None and not force:
         kind = "tag" if name in list_tags(store) else "branch"
         raise StackError(
             f"there is a {kind} '{name}' already", hint=f"choose another name, or `lamina {kind} --delete`"
         )
-    why = f"{what} from {expression or branch}"
+    why = f"{what} from {expression or get_head(store)}"
     set_ref(store, name, write_stack(store, stack), why=why, expect=ANY if force else None, tag=tag)
     return name_of(stack)
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lamina import __version__
+from lamina.errors import DataError
 from lamina.evaluate.relative import relative_quality, relative_scores
 from lamina.evaluate.reviews import Review
 from lamina.model.machine import describe_machine
 from lamina.ops.costs import point_of
-from lamina.ops.evaluate import find_suites
+from lamina.ops.evaluate import prefixes
 from lamina.ops.project import Project
 from lamina.ops.results import judge_folder, read_score
 from lamina.records import CostPoint, Matrix, SideBySide
@@ -49,7 +50,7 @@ def write_charts(
     points = _cost_points(project, matrix, stack)
     if len(points) > 1:
         drawings.append(draw_pareto(points, title="Quality for cost", currency=project.settings.cost.currency))
-    drawings += _judged(project)
+    drawings += _judged(project, stack)
     base = project.base.pin
     facts = {"base": f"{base.name} ({base.family}, {base.digest[7:19]})", "lamina": __version__}
     facts |= {key: str(value) for key, value in describe_machine().items()}
@@ -62,17 +63,16 @@ def write_charts(
 
 def _cost_points(project: Project, matrix: Matrix, stack: StackConfig) -> list[CostPoint]:
     """Return the points of the stack's prefixes, and of other refs' stacks that were measured on the same suites."""
-    heights = range(len(stack.layers) + 1)
-    stacks = [stack.model_copy(update={"layers": stack.layers[:height]}) for height in heights]
+    stacks = [prefix for _, prefix in prefixes(stack)]
     found = list(zip(matrix.stacks, stacks, matrix.scores, strict=True))
     seen = {stack_digest(each) for each in stacks}
-    suites = find_suites(project)
+    items = [score.items_digest for score in matrix.scores[0]]
     for ref, digest in list_refs(project.store).items():
         other = read_stack(project.store, digest)
         if digest in seen or other.base != stack.base:
             continue
         seen.add(digest)
-        scores = [read_score(project.store, other, suites[name].digest) for name in matrix.suites]
+        scores = [read_score(project.store, other, digest) for digest in items]
         if all(score is not None for score in scores):
             found.append((ref, other, tuple(score for score in scores if score is not None)))
     points = []
@@ -87,18 +87,28 @@ def _cost_points(project: Project, matrix: Matrix, stack: StackConfig) -> list[C
     return points
 
 
-def _judged(project: Project) -> list[Drawing]:
-    """Return the chart of a judge's grades, if stacks of this project have been graded."""
+def _judged(project: Project, stack: StackConfig) -> list[Drawing]:
+    """Return the chart of the grades that the judge asked last gave to the stack's prefixes, if it gave any."""
+    charted = {stack_digest(prefix) for _, prefix in prefixes(stack)}
+    paths = sorted(judge_folder(project.store).glob("grades-*.json"), key=lambda path: path.stat().st_mtime)
+    records = [json.loads(path.read_text("utf-8")) for path in paths]
+    records = [record for record in records if charted.issuperset(record["digests"])]
+    names: dict[str, str] = {}
     reviews = []
-    for path in sorted(judge_folder(project.store).glob("grades-*.json")):
-        record = json.loads(path.read_text("utf-8"))
-        first, second = record["stacks"]
+    for record in records:
+        if record["judge"] != records[-1]["judge"]:
+            continue
+        first, second = (names.setdefault(*pair) for pair in zip(record["digests"], record["stacks"], strict=True))
         reviews += [
             Review(f"{record['what']} {name}", first, second, ours, theirs) for name, ours, theirs in record["grades"]
         ]
     if not reviews:
         return []
-    bars = relative_quality(reviews)[::-1]
+    try:
+        bars = relative_quality(reviews)[::-1]
+    except DataError as error:
+        project.progress.note(f"no chart of the judge's grades: {error.message}")
+        return []
     return [draw_quality(bars, name="judged", title="Relative quality by a judge's grades", of="the best stack")]
 
 

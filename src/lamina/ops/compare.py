@@ -8,6 +8,7 @@ from lamina.lora.compare import Comparison, compare
 from lamina.lora.surgery import detach, linear_weights
 from lamina.ops.project import Project
 from lamina.stack.layers import read_layer
+from lamina.stack.resolve import resolve_layer
 
 __all__ = ["compare_layers"]
 
@@ -18,7 +19,7 @@ def compare_layers(project: Project, a: str, b: str) -> tuple[str, str, Comparis
     Raises:
         StackError: if a layer does not exist, or they belong to different bases.
     """
-    digests = [project.stack(f"base+{name}").layers[-1].layer for name in (a, b)]
+    digests = [resolve_layer(project.store, name).layer for name in (a, b)]
     layers = [read_layer(project.store, digest) for digest in digests]
     if layers[0].base.digest != layers[1].base.digest:
         raise StackError(

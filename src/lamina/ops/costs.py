@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from lamina.errors import StackError
+from lamina.model.folder import stored_tensors
 from lamina.ops.lineage import spent_on
 from lamina.ops.project import Project
+from lamina.ops.unite import JOINED
 from lamina.records import CostPoint, Score
 from lamina.stack.layers import read_layer
 from lamina.stack.manifest import LayerConfig, StackConfig
@@ -28,14 +30,13 @@ def point_of(project: Project, name: str, stack: StackConfig, scores: Sequence[S
     """
     base = count_parameters(project.base.folder)
     layers = [read_layer(project.store, entry.layer) for entry in stack.layers]
-    sizes = [count_parameters(project.store.blob_path(layer.weights)) for layer in layers]
+    sizes = [_size(project.store, layer) for layer in layers]
     trained = dict(pair for entry in stack.layers for pair in _trained(project.store, entry.layer))
     if any(layer.cost.tokens == 0 for layer in trained.values()):
         return None
     below = {entry.layer: sum(sizes[:place]) for place, entry in enumerate(stack.layers)}
     flops = sum(
-        layer.cost.tokens
-        * (4 * base + 4 * below.get(digest, 0) + 6 * count_parameters(project.store.blob_path(layer.weights)))
+        layer.cost.tokens * (4 * base + 4 * below.get(digest, 0) + 6 * _size(project.store, layer))
         for digest, layer in trained.items()
     )
     mean, half = _mean(scores)
@@ -59,34 +60,38 @@ def count_parameters(path: Path) -> int:
     Raises:
         StackError: if a file is damaged.
     """
-    shapes: dict[str, list[int]] = {}
+    sizes: dict[str, int] = {}
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
-        shapes |= _shapes(file)
-    untied = any("lm_head" in name for name in shapes)
-    return sum(math.prod(shape) for name, shape in shapes.items() if not (untied and "embed_tokens" in name))
+        try:
+            sizes |= {name: size for name, (_, size) in stored_tensors(file).items()}
+        except (OSError, SafetensorError) as error:
+            raise StackError(f"{file}: no readable safetensors header", hint="run `lamina fsck`") from error
+    untied = any("lm_head" in name for name in sizes)
+    return sum(size for name, size in sizes.items() if not (untied and "embed_tokens" in name))
 
 
 def _trained(store: Store, digest: str) -> Iterator[tuple[str, LayerConfig]]:
-    """Yield the layers whose training made this one: itself, and what it was made from as far as that is here."""
+    """Yield the layers whose training made this one: itself, and what it was made from as far as that is here.
+
+    The cost of a squashed or merged layer is the sum of its sources' already: it stands for them if one is gone.
+    """
     layer = read_layer(store, digest)
-    sources = [source for source in layer.origin.layers if store.has(source)] if layer.origin is not None else []
-    if layer.cost.tokens or not sources:
+    made_of = () if layer.origin is None else layer.origin.layers
+    sources = [source for source in made_of if store.has(source)]
+    joined = layer.origin is not None and layer.origin.method in JOINED
+    if joined and len(sources) < len(made_of):
+        sources = []
+    if not sources or (layer.cost.tokens and not joined):
         yield digest, layer
     for source in sources:
         yield from _trained(store, source)
+
+
+def _size(store: Store, layer: LayerConfig) -> int:
+    return count_parameters(store.blob_path(layer.weights))
 
 
 def _mean(scores: Sequence[Score]) -> tuple[float, float]:
     """Return the mean over suites and half its 95 % interval; the suites' items are apart, so variances add."""
     halves = [(score.high - score.low) / 2 for score in scores]
     return math.fsum(score.mean for score in scores) / len(scores), math.hypot(*halves) / len(scores)
-
-
-def _shapes(file: Path) -> dict[str, list[int]]:
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        return {name: each["shape"] for name, each in header.items() if name != "__metadata__"}
-    except (OSError, struct.error, ValueError, LookupError) as error:
-        raise StackError(f"{file}: no readable safetensors header", hint="run `lamina fsck`") from error

@@ -7,9 +7,9 @@ from pathlib import Path
 from lamina.errors import StackError, UsageError
 from lamina.refs import BASE, StackExpression
 from lamina.stack.difference import StackDifference, diff_stacks
-from lamina.stack.layers import has_prefix, list_stacks, read_stack
-from lamina.stack.lineage import get_current, history, list_refs
-from lamina.stack.resolve import resolve
+from lamina.stack.layers import has_prefix, list_stacks
+from lamina.stack.lineage import get_head, history, list_refs
+from lamina.stack.resolve import resolve_here
 from lamina.stack.store import Store
 
 __all__ = ["compare_stacks", "names_a_stack"]
@@ -39,14 +39,13 @@ def compare_stacks(start: Path, old: str | None, new: str | None = None) -> tupl
         UsageError: if one name is given that is not a branch.
     """
     store = Store.find(start)
-    branch, held = get_current(store)
+    branch = get_head(store)
     if new is None:
         new = old or branch
         old = f"{new}~1"
         _check_has_past(store, new)
-    base = read_stack(store, held).base
     names = old or branch, new
-    return *names, diff_stacks(resolve(store, names[0], base), resolve(store, names[1], base))
+    return *names, diff_stacks(resolve_here(store, names[0]), resolve_here(store, names[1]))
 
 
 def _check_has_past(store: Store, name: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from lamina.config import SUITES_FOLDER
 from lamina.data.identity import row_identity
@@ -13,10 +14,11 @@ from lamina.evaluate.overlap import Overlap, find_overlap
 from lamina.evaluate.run import run_suite, watch_suite
 from lamina.evaluate.suites import Suite, load_suite, suite_of_rows
 from lamina.evaluate.watch import GuardWatch
+from lamina.model.base import LoadedBase
 from lamina.ops.project import Project
 from lamina.ops.results import read_score, write_score
 from lamina.ops.rows import known_rows, stored_rows
-from lamina.records import Matrix, Score
+from lamina.records import Matrix, Score, Tick
 from lamina.stack.layers import read_layer
 from lamina.stack.manifest import StackConfig
 from lamina.stack.order import skill_of
@@ -31,6 +33,8 @@ __all__ = [
     "score_stack",
     "watch_stack",
 ]
+
+_Found = TypeVar("_Found", Score, Score | None)
 
 
 def evaluate(project: Project, stacks: Sequence[tuple[str, StackConfig]], suites: Sequence[str] = ()) -> Matrix:
@@ -49,7 +53,7 @@ def evaluate(project: Project, stacks: Sequence[tuple[str, StackConfig]], suites
         raise UsageError(what, hint=hint)
     for name in chosen:
         _note_items(project, every[name])
-    rows = [tuple(_score(project, stack, every[name], label) for name in chosen) for label, stack in stacks]
+    rows = [tuple(score_stack(project, stack, every[name], label) for name in chosen) for label, stack in stacks]
     return Matrix(tuple(label for label, _ in stacks), chosen, tuple(rows))
 
 
@@ -75,13 +79,13 @@ def overlaps(project: Project, suites: Sequence[str] = ()) -> dict[str, Overlap]
     """
     every = find_suites(project)
     stack = project.stack()
+    layers = [read_layer(project.store, entry.layer) for entry in stack.layers]
+    rows = [row for layer in layers for row in stored_rows(project.store, layer.replay)]
+    heldout = [row for layer in layers for row in stored_rows(project.store, layer.heldout)]
+    held = {row_identity(row) for row in heldout}
+    identities = known_rows(project, stack)
     found = {}
     for name in suites or every:
-        layers = [read_layer(project.store, entry.layer) for entry in stack.layers]
-        rows = [row for layer in layers for row in stored_rows(project.store, layer.replay)]
-        heldout = [row for layer in layers for row in stored_rows(project.store, layer.heldout)]
-        held = {row_identity(row) for row in heldout}
-        identities = known_rows(project, stack)
         written = name in project.settings.suites
         trained = [row for row in [*rows, *(heldout if written else ())] if written or row_identity(row) not in held]
         found[name] = find_overlap(every[name], trained, identities if written else identities - held)
@@ -97,9 +101,9 @@ def find_suites(project: Project) -> dict[str, Suite]:
     suites = {name: load_suite(name, settings) for name, settings in project.settings.suites.items()}
     stack = project.stack()
     for entry in stack.layers:
-        layer = read_layer(project.store, entry.layer)
-        rows = stored_rows(project.store, layer.heldout)
-        if rows and skill_of(stack, entry.name) not in suites:
+        if skill_of(stack, entry.name) in suites:
+            continue
+        if rows := stored_rows(project.store, read_layer(project.store, entry.layer).heldout):
             suites[entry.name] = suite_of_rows(entry.name, rows, "likelihood")
     return suites
 
@@ -107,29 +111,28 @@ def find_suites(project: Project) -> dict[str, Suite]:
 def prefixes(stack: StackConfig) -> list[tuple[str, StackConfig]]:
     """Return the stack's prefixes from the bare base upwards, each with a name for people."""
     labels = ["base", *(f"+{entry.name}" for entry in stack.layers)]
-    return [(label, stack.model_copy(update={"layers": stack.layers[:height]})) for height, label in enumerate(labels)]
+    return [(label, stack.prefix(height)) for height, label in enumerate(labels)]
 
 
-def score_stack(project: Project, stack: StackConfig, suite: str) -> Score:
-    """Return one stack's score on one suite of the project."""
-    return _score(project, stack, find_suites(project)[suite], prefixes(stack)[-1][0])
+def score_stack(project: Project, stack: StackConfig, suite: Suite, label: str | None = None) -> Score:
+    """Return one stack's score on one suite; ``label`` is its name for people, the top layer's if None."""
+
+    def run(loaded: LoadedBase, tick: Tick) -> Score:
+        return run_suite(loaded, suite, tick, lambda: project.exact(stack))
+
+    return _once(project, stack, suite.digest, suite.name, label, len(suite.items), run)
 
 
-def watch_stack(project: Project, stack: StackConfig, suite: str, watch: GuardWatch) -> Score | None:
+def watch_stack(project: Project, stack: StackConfig, guard: Suite, watch: GuardWatch) -> Score | None:
     """Return one stack's score on a guard, or None if ``watch`` had proof of harm before the end.
 
     A score that is known already is returned whole.
     """
-    guard, label = find_suites(project)[suite], prefixes(stack)[-1][0]
-    score = _known(project, stack, guard)
-    if score is not None:
-        return score
-    loaded = project.activate(stack)
-    with project.progress.stage(f"{label} on {suite}", total=len(guard.items), unit="items") as tick:
-        score = watch_suite(loaded, guard, watch, tick, lambda: project.exact(stack))
-    if score is not None:  # half a score is none, and must not be taken for one later
-        _keep(project, stack, guard, score)
-    return score
+
+    def run(loaded: LoadedBase, tick: Tick) -> Score | None:
+        return watch_suite(loaded, guard, watch, tick, lambda: project.exact(stack))
+
+    return _once(project, stack, guard.digest, guard.name, None, len(guard.items), run)
 
 
 def own_and_guards(project: Project, skill: str, guards: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -151,38 +154,36 @@ def own_and_guards(project: Project, skill: str, guards: Sequence[str]) -> tuple
     return own, [name for name in dict.fromkeys([*marked, *guards]) if name not in own]
 
 
-def _score(project: Project, stack: StackConfig, suite: Suite, label: str) -> Score:
-    known = _known(project, stack, suite)
-    if known is not None:
-        return known
-    loaded = project.activate(stack)
-    with project.progress.stage(f"{label} on {suite.name}", total=len(suite.items), unit="items") as tick:
-        score = run_suite(loaded, suite, tick, lambda: project.exact(stack))
-    _keep(project, stack, suite, score)
-    return score
-
-
-def _known(project: Project, stack: StackConfig, suite: Suite) -> Score | None:
-    known = read_score(project.store, stack, suite.digest)
-    return None if known is None else dataclasses.replace(known, suite=suite.name)
-
-
-def _keep(project: Project, stack: StackConfig, suite: Suite, score: Score) -> None:
-    _note_unscored(project, score)
-    write_score(project.store, stack, suite.digest, score)
-
-
 def _score_task(project: Project, stack: StackConfig, task: HarnessTask, label: str) -> Score:
-    known = read_score(project.store, stack, task.digest)
-    if known is not None:
-        return known
-    loaded = project.activate(stack)
-    with project.progress.stage(f"{label} on {task.name}", total=task.items, unit="items") as tick:
+    def run(loaded: LoadedBase, tick: Tick) -> Score:
         score, cut = run_task(loaded, task, tick)
-    if cut:
-        project.progress.note(f"{task.name}: {cut} requests are longer than the context and were cut from the left")
-    _note_unscored(project, score)
-    write_score(project.store, stack, task.digest, score)
+        if cut:
+            project.progress.note(f"{task.name}: {cut} requests are longer than the context and were cut from the left")
+        return score
+
+    return _once(project, stack, task.digest, task.name, label, task.items, run)
+
+
+def _once(
+    project: Project,
+    stack: StackConfig,
+    digest: str,
+    name: str,
+    label: str | None,
+    items: int,
+    run: Callable[[LoadedBase, Tick], _Found],
+) -> Score | _Found:
+    """Return what is remembered of the stack on the suite or task with this digest, else what ``run`` finds, kept."""
+    known = read_score(project.store, stack, digest)
+    if known is not None:
+        return dataclasses.replace(known, suite=name)
+    loaded = project.activate(stack)
+    title = label or prefixes(stack)[-1][0]
+    with project.progress.stage(f"{title} on {name}", total=items, unit="items") as tick:
+        score = run(loaded, tick)
+    if score is not None:  # half a score is none, and must not be taken for one later
+        _note_unscored(project, score)
+        write_score(project.store, stack, digest, score)
     return score
 
 

@@ -88,6 +88,7 @@ def fold_stack(project: Project, expression: str | None, out: Path) -> FoldResul
     layers = [read_layer(project.store, entry.layer) for entry in stack.layers]
     heldout = heldout_sample(project, layers, _ROWS_PER_LAYER)
     rows = render_rows(project, heldout or [Conversation(text=text) for text in _PROMPTS], project.loaded.context)
+    project.release()  # two in float32 follow, one after the other
     with disk_errors(out), _scratch_folder(out) as scratch:
         before, weights = _fold_into(project, stack, dtype, rows, scratch)
         logits = _measure(project, before, rows, scratch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,15 +10,14 @@ from lamina import __version__
 from lamina.errors import StackError
 from lamina.export.card import read_licence
 from lamina.export.peft import CONFIG_FILE, WEIGHTS_FILE, ForeignAdapter, maps_of, read_peft
-from lamina.lora.adapter import save_adapter
+from lamina.lora.adapter import put_adapter
 from lamina.model.base import load_skeleton
 from lamina.model.hub import is_same_base
 from lamina.ops.admit import Admission, admit, find_place
 from lamina.ops.project import Project
 from lamina.refs import Digest
 from lamina.stack.layers import list_layers, write_layer, write_stack
-from lamina.stack.manifest import ROWS_TYPE, WEIGHTS_TYPE, Cost, LayerConfig, Origin, StackConfig
-from lamina.stack.store import Store, disk_errors
+from lamina.stack.manifest import ROWS_TYPE, Cost, LayerConfig, Origin, StackConfig
 
 __all__ = ["import_layer"]
 
@@ -77,7 +75,7 @@ def _say_base(project: Project, folder: Path, named: str | None) -> None:
 
 def _keep(project: Project, folder: Path, adapter: ForeignAdapter, name: str, licence: str | None) -> str:
     store = project.store
-    weights = _put_weights(store, adapter)
+    weights = put_adapter(store, adapter.factors)
     for digest, known in list_layers(store):
         if (known.name, known.weights, known.licence) == (name, weights, licence) and _is_import(known):
             project.progress.note(f"Layer {name} ({digest[7:19]}) was imported before; judging it again")
@@ -114,16 +112,6 @@ def _keep(project: Project, folder: Path, adapter: ForeignAdapter, name: str, li
             licence=licence,
         ),
     )
-
-
-def _put_weights(store: Store, adapter: ForeignAdapter) -> str:
-    runs = store.root / "runs"
-    with disk_errors(runs):
-        runs.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="import-", dir=runs) as scratch:
-            file = Path(scratch) / "weights.safetensors"
-            save_adapter(adapter.factors, file)
-            return store.put_file(file, WEIGHTS_TYPE).digest
 
 
 def _is_import(layer: LayerConfig) -> bool:

@@ -15,7 +15,7 @@ from lamina.stack.difference import diff_stacks
 from lamina.stack.layers import list_layers, read_layer, read_stack, stack_digest
 from lamina.stack.lineage import RefMove, get_current, get_head, history, list_refs, list_tags
 from lamina.stack.manifest import LayerConfig, StackConfig, StackEntry
-from lamina.stack.resolve import resolve_here
+from lamina.stack.resolve import resolve_here, resolve_layer
 from lamina.stack.store import Store
 
 __all__ = [
@@ -95,14 +95,12 @@ def read_lineage(start: Path, expression: str | None) -> Lineage:
     store = Store.find(start)
     stack, named = resolve_here(store, expression), expression or get_head(store)
     costs, refs = _costs(store), list_refs(store)
-    prefixes = _prefixes(stack)
-    digests = [stack_digest(prefix) for prefix in prefixes]
-    rows = tuple(_row(store, prefixes[top], costs, refs, digests[top - 1 : top + 1]) for top in range(1, len(prefixes)))
+    rows = tuple(_row(store, stack.prefix(top + 1), costs, refs) for top in range(len(stack.layers)))
     moves = tuple(history(store, named)) if named in refs else ()
     return Lineage(
         stack=stack,
         rows=rows,
-        base_refs=_holders(digests[0], refs),
+        base_refs=_holders(stack_digest(stack.prefix(0)), refs),
         branch=get_head(store),
         refs=refs,
         tags=frozenset(list_tags(store)),
@@ -154,7 +152,7 @@ def read_named(start: Path, name: str) -> tuple[str, LayerConfig | StackConfig]:
     """
     store = Store.find(start)
     try:
-        entry = resolve_here(store, f"base+{name}").layers[-1]
+        entry = resolve_layer(store, name)
     except LaminaError as no_layer:
         try:
             stack = resolve_here(store, name)
@@ -180,8 +178,7 @@ def _draw(
             branches.setdefault(stack.layers[height], []).append(stack)
     for column, group in enumerate(branches.values()):
         above = _draw(store, group, height + 1, costs, refs)
-        below, here = _prefixes(group[0])[height : height + 2]
-        above.append(_row(store, here, costs, refs, [stack_digest(below), stack_digest(here)]))
+        above.append(_row(store, group[0].prefix(height + 1), costs, refs))
         if column:
             above = [_shift(line) for line in above]
             above.append("├─╯")
@@ -195,18 +192,17 @@ def _shift(line: LogRow | str) -> LogRow | str:
     return dataclasses.replace(line, graph=f"│ {line.graph}")
 
 
-def _row(store: Store, stack: StackConfig, costs: CostSettings, refs: dict[str, str], digests: Sequence[str]) -> LogRow:
-    """Return the row of the top layer; ``digests`` are those of the stack below it and of the stack."""
-    entry, (below, here) = stack.layers[-1], digests
+def _row(store: Store, stack: StackConfig, costs: CostSettings, refs: dict[str, str]) -> LogRow:
+    """Return the row of the stack's top layer."""
+    entry, below, here = stack.layers[-1], stack_digest(stack.prefix(-1)), stack_digest(stack)
     layer = read_layer(store, entry.layer)
-    moved = _how_moved(store, layer, stack) if entry.moved else None
+    moved = _how_moved(store, layer, stack.prefix(-1)) if entry.moved else None
     return LogRow("●", entry, layer, spent_on(layer, costs), effect(store, below, here), _holders(here, refs), moved)
 
 
-def _how_moved(store: Store, layer: LayerConfig, stack: StackConfig) -> str:
+def _how_moved(store: Store, layer: LayerConfig, below: StackConfig) -> str:
     if not store.has(layer.parent):
         return f"trained on {layer.parent[7:19]}"
-    below = stack.model_copy(update={"layers": stack.layers[:-1]})
     change = diff_stacks(read_stack(store, layer.parent), below)
     if change.bases:
         return f"trained on {change.bases[0].name}"
@@ -217,11 +213,6 @@ def _how_moved(store: Store, layer: LayerConfig, stack: StackConfig) -> str:
     ]
     parts += [f"{item.entry.name} at {item.new:g}" for item in change.rescaled]
     return ", ".join([*parts, *(["in another order"] if change.moved else [])]) or "over layers that were moved"
-
-
-def _prefixes(stack: StackConfig) -> list[StackConfig]:
-    """Return the stack's prefixes, the bare base first."""
-    return [stack.model_copy(update={"layers": stack.layers[:top]}) for top in range(len(stack.layers) + 1)]
 
 
 def _holders(digest: str, refs: dict[str, str]) -> tuple[str, ...]:

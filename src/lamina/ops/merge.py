@@ -13,10 +13,11 @@ from lamina.merge.layers import METHODS
 from lamina.ops.admit import Admission, Place, admit, find_place
 from lamina.ops.project import Project
 from lamina.ops.rows import heldout_sample, render_rows
-from lamina.ops.unite import attach_on, unite
+from lamina.ops.unite import unite
 from lamina.ops.weigh import Objective, Weighed, own_rows, suite_score, weigh
 from lamina.stack.layers import name_of, read_layer, read_stack
 from lamina.stack.manifest import LayerConfig, Origin, StackConfig, StackEntry
+from lamina.stack.resolve import resolve_layer
 from lamina.train.passes import mean_loss
 
 __all__ = ["MergeResult", "merge"]
@@ -82,7 +83,7 @@ def merge(
 
 
 def _find_entries(project: Project, names: Sequence[str]) -> list[StackEntry]:
-    entries = [project.stack(f"base+{name}").layers[-1] for name in names]
+    entries = [resolve_layer(project.store, name) for name in names]
     if len({entry.layer for entry in entries}) < max(2, len(entries)):
         raise UsageError(f"{' '.join(names)}: expected two different layers or more", hint="lamina merge A B --as NAME")
     return entries
@@ -151,5 +152,4 @@ def _heldout_losses(
     if not rows:
         return None, None
     before = mean_loss(project.activate(parent), rows)
-    attach_on(project, parent, [adapter], [1.0])
-    return before, mean_loss(project.loaded, rows)
+    return before, mean_loss(project.activate(parent, top=(adapter, 1.0), force=True), rows)

@@ -104,7 +104,7 @@ def set_goals(sides: Sides, stack: StackConfig, yardsticks: Mapping[int, Yardsti
                 f"({old.loaded.context} and {context} tokens), so it cannot be measured",
                 hint="drop the layer, or choose a base of longer context",
             )
-        below, whole = (stack.model_copy(update={"layers": stack.layers[:top]}) for top in (height, height + 1))
+        below, whole = (stack.prefix(top) for top in (height, height + 1))
         without, first = nats_per_byte(old.activate(below), both)
         loss, second = nats_per_byte(old.activate(whole), both)
         goals[height] = Goal(both, without, loss, Cost.total([first, second]))
@@ -118,7 +118,7 @@ def place(sides: Sides, move: Move, goal: Goal) -> Placed:
 
     Raises:
         DataError: if the new base's context would cut too much of its rows.
-        StackError: if training diverges.
+        StackError: if training diverges, or no step can be taken.
         KeyboardInterrupt: on Ctrl-C, after a checkpoint.
     """
     bare, spent = nats_per_byte(sides.use_new().activate(move.new_below), goal.yardstick)
@@ -137,6 +137,12 @@ def place(sides: Sides, move: Move, goal: Goal) -> Placed:
             sides.new.progress.note(f"{move.entry.name}: {step} gives {loss:.4f} nats per byte; {most:.4f} would do")
             if loss <= most:
                 break
+    if not tried:
+        raise StackError(
+            f"layer '{move.entry.name}' does not fit the new base, and neither its files nor a sample of its rows are "
+            "here to train it again",
+            hint="name the files with --data, or pull the stack from where it was pushed --with-data",
+        )
     attempts = tuple(attempt for attempt, _ in tried)
     best, made = min(tried, key=lambda pair: pair[0].loss)
     placed = Placed(

@@ -15,7 +15,7 @@ from typing import cast
 from lamina.errors import StackError, UsageError
 from lamina.export.card import Card, ScoreLine, render_card
 from lamina.export.peft import maps_of, write_peft
-from lamina.lora.adapter import combine, load_adapter
+from lamina.lora.adapter import combine
 from lamina.model.base import load_skeleton
 from lamina.model.hub import BUNDLED_NOTE, hub_id, is_bundled
 from lamina.ops.evaluate import find_suites
@@ -100,8 +100,7 @@ def _require_login() -> None:
 def _write_files(project: Project, stack: StackConfig, name: str, folder: Path) -> None:
     store, pin = project.store, project.base.pin
     layers = [(entry, read_layer(store, entry.layer)) for entry in stack.layers]
-    adapters = [load_adapter(store.blob_path(layer.weights)) for _, layer in layers]
-    whole = combine(adapters, [entry.scale for entry in stack.layers])
+    whole = combine(project.adapters(stack.layers), [entry.scale for entry in stack.layers])
     known = hub_id(pin)
     if known is None and pin.source != pin.name:
         project.progress.note(f"lamina.json tells where the base lies here, as the layers record it: {pin.source}")
@@ -123,7 +122,7 @@ def _write_files(project: Project, stack: StackConfig, name: str, folder: Path) 
 
 
 def _scores(project: Project, stack: StackConfig) -> list[ScoreLine]:
-    bare = stack.model_copy(update={"layers": ()})
+    bare = stack.prefix(0)
     lines = []
     for suite in find_suites(project).values():
         before, after = (read_score(project.store, scored, suite.digest) for scored in (bare, stack))

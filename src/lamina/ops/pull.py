@@ -88,7 +88,7 @@ def pull(
         digest = write_stack(store, stack)
         if held != digest:
             set_ref(store, name, digest, why=f"pull {reference}", expect=held)
-        note_places(store, reference, [item.digest for item in artifact.manifest.layers])
+        note_places(store, reference, [item.digest for item in (artifact.manifest.config, *artifact.manifest.layers)])
     return Pulled(
         reference=reference,
         stack=stack,

@@ -54,7 +54,7 @@ class Task:
     def move(self, height: int, new_below: StackConfig) -> Move:
         """Return the layer at ``height`` of the old stack, and what it goes onto."""
         entry = self.old.layers[height]
-        below = self.old.model_copy(update={"layers": self.old.layers[:height]})
+        below = self.old.prefix(height)
         layer = read_layer(self.sides.old.store, entry.layer)
         return Move(entry=entry, layer=layer, old_below=below, new_below=new_below, paths=self.paths)
 

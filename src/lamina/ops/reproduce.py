@@ -19,7 +19,7 @@ from lamina.ops.sources import recorded_rows
 from lamina.refs import Digest
 from lamina.stack.layers import read_layer, read_stack
 from lamina.stack.manifest import Cost, LayerConfig, StackConfig
-from lamina.stack.resolve import resolve
+from lamina.stack.resolve import resolve_layer
 from lamina.train.memory import PassSizes
 
 __all__ = ["LOSS_TOLERANCE", "WEIGHTS_TOLERANCE", "Reproduction", "reproduce"]
@@ -69,7 +69,7 @@ def reproduce(project: Project, name: str, paths: Sequence[Path] = ()) -> Reprod
         DataError: if its files are missing or have changed.
         StackError: if it was not trained, belongs to another base, or what it was trained on is not here.
     """
-    digest = resolve(project.store, f"base+{name}", project.base.pin).layers[-1].layer
+    digest = resolve_layer(project.store, name).layer
     layer = read_layer(project.store, digest)
     _check(project, layer)
     recipe = Recipe.model_validate(layer.recipe)

@@ -11,7 +11,7 @@ from lamina.lora.adapter import Adapter, combine
 from lamina.lora.squash import Lost, compress
 from lamina.ops.project import Project
 from lamina.ops.rows import heldout_sample, render_rows
-from lamina.ops.unite import attach_on, unite
+from lamina.ops.unite import unite
 from lamina.records import TokenRow
 from lamina.stack.layers import name_of, read_layer, stack_digest, write_stack
 from lamina.stack.lineage import get_current, set_ref
@@ -79,7 +79,7 @@ def squash(
     branch, held = get_current(project.store)
     stack = project.stack(expression)
     place = 0 if start is None else find_entry(stack, start)
-    parent = stack.model_copy(update={"layers": stack.layers[:place]})
+    parent = stack.prefix(place)
     squashed = stack.layers[place:]
     if len(squashed) < (2 if rank is None and energy is None else 1):
         raise UsageError(
@@ -134,5 +134,4 @@ def _look(
     with project.progress.stage("measure", total=3 * len(rows), unit="rows") as tick:
         before = look(base, rows, tick)
         below = look(project.activate(parent), rows, tick)
-        attach_on(project, parent, [adapter], [1.0])
-        return below, before, look(base, rows, tick)
+        return below, before, look(project.activate(parent, top=(adapter, 1.0), force=True), rows, tick)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lamina.data.identity import row_identity
 from lamina.errors import StackError
-from lamina.lora.adapter import Adapter, check_values, save_adapter
-from lamina.lora.surgery import attach
+from lamina.lora.adapter import Adapter, check_values, put_adapter
 from lamina.ops.project import Project
 from lamina.ops.rows import rows_as_jsonl, stored_rows
 from lamina.ops.run import made_here
@@ -18,22 +16,17 @@ from lamina.stack.layers import read_layer, stack_digest, write_layer
 from lamina.stack.manifest import (
     DATASET_TYPE,
     ROWS_TYPE,
-    WEIGHTS_TYPE,
     Cost,
     DataSource,
     LayerConfig,
     Origin,
     StackConfig,
 )
-from lamina.stack.store import disk_errors
 
-__all__ = ["attach_on", "unite"]
+__all__ = ["JOINED", "unite"]
 
-
-def attach_on(project: Project, parent: StackConfig, adapters: Sequence[Adapter], scales: Sequence[float]) -> None:
-    """Make exactly the parent's layers and ``adapters`` active on the project's base."""
-    below = [entry.scale for entry in parent.layers]
-    attach(project.loaded.model, [*project.adapters(parent.layers), *adapters], [*below, *scales])
+# Methods whose layers carry the cost of what they were made of.
+JOINED = ("squash", "merge")
 
 
 def unite(
@@ -66,15 +59,11 @@ def unite(
     layers = [read_layer(store, digest) for digest in origin.layers]
     seen = {identity for layer in layers for identity in store.read_bytes(layer.rows).decode().split()}
     rows = store.put_bytes("\n".join(sorted(seen)).encode(), ROWS_TYPE)
-    with disk_errors(store.root), tempfile.TemporaryDirectory(dir=store.root) as scratch:
-        weights = Path(scratch) / "weights.safetensors"
-        save_adapter(adapter, weights)
-        stored = store.put_file(weights, WEIGHTS_TYPE)
     config = LayerConfig(
         name=name,
         base=project.base.pin,
         parent=stack_digest(parent),
-        weights=stored.digest,
+        weights=put_adapter(store, adapter),
         rank=max(factors.rank for factors in adapter.values()),
         modules=tuple(adapter),
         recipe={},

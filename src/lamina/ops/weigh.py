@@ -15,7 +15,6 @@ from lamina.merge.search import Found, Point, pattern_search
 from lamina.ops.evaluate import find_suites
 from lamina.ops.project import Project
 from lamina.ops.rows import heldout_sample, render_rows, spread, stored_rows
-from lamina.ops.unite import attach_on
 from lamina.records import Tick
 from lamina.stack.manifest import LayerConfig, StackConfig
 from lamina.train.passes import mean_loss
@@ -97,8 +96,7 @@ def own_rows(
                 hint="name a suite: --dev SUITE",
             )
         sets.append(render_rows(project, rows, project.loaded.context))
-        attach_on(project, parent, [adapter], [1.0])
-        alone.append(mean_loss(project.loaded, sets[-1]))
+        alone.append(mean_loss(project.activate(parent, top=(adapter, 1.0), force=True), sets[-1]))
 
     def measure() -> float:
         return sum(mean_loss(project.loaded, rows) / own for rows, own in zip(sets, alone, strict=True)) / len(sets)

@@ -208,3 +208,7 @@ class StackConfig(_Record):
     format: Literal[1] = 1
     base: BasePin
     layers: tuple[StackEntry, ...]
+
+    def prefix(self, height: int) -> StackConfig:
+        """Return the stack of the lowest ``height`` layers; as with slices, -1 leaves out the top one."""
+        return self.model_copy(update={"layers": self.layers[:height]})

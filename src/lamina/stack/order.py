@@ -133,7 +133,7 @@ def check_parents(store: Store, stack: StackConfig, base: BasePin) -> None:
                 hint="use the base it was trained on; --force loads it anyway, and its answers may be noise",
             )
         if not entry.moved and not _is_on_parent(stack, height, layer.parent, layer.base):
-            below = stack.model_copy(update={"layers": stack.layers[:height]})
+            below = stack.prefix(height)
             raise StackError(
                 f"layer '{layer.name}' was trained on stack {layer.parent[7:19]}, below it here is "
                 f"{name_of(below)} ({stack_digest(below)[7:19]})",
@@ -148,7 +148,7 @@ def check_parents(store: Store, stack: StackConfig, base: BasePin) -> None:
 
 
 def _is_on_parent(stack: StackConfig, height: int, parent: str, pin: BasePin) -> bool:
-    below = stack.model_copy(update={"layers": stack.layers[:height]})
+    below = stack.prefix(height)
     # The same base under another name or path is the same base: the layer's own pin spells its parent too.
     return parent in (stack_digest(below), stack_digest(below.model_copy(update={"base": pin})))
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from lamina.errors import StackError
+from lamina.errors import StackError, UsageError
 from lamina.refs import BASE, LayerTerm, StackExpression, did_you_mean
 from lamina.stack.layers import has_prefix, list_layers, list_stacks, read_stack
 from lamina.stack.lineage import get_current, get_head, get_ref, history, list_refs
 from lamina.stack.manifest import BasePin, LayerConfig, StackConfig, StackEntry
 from lamina.stack.store import Store
 
-__all__ = ["resolve", "resolve_here"]
+__all__ = ["resolve", "resolve_here", "resolve_layer"]
 
 
 def resolve(store: Store, text: str, base: BasePin) -> StackConfig:
@@ -41,6 +41,19 @@ def resolve_here(store: Store, text: str | None) -> StackConfig:
     return resolve(store, text or branch, read_stack(store, held).base)
 
 
+def resolve_layer(store: Store, name: str) -> StackEntry:
+    """Return the one layer that a name or the beginning of a digest means, as an entry of scale 1.
+
+    Raises:
+        UsageError: if ``name`` is not one layer but a sum, a scaled layer or a step back.
+        StackError: if there is no such layer, or the digits fit several.
+    """
+    expression = StackExpression.parse(f"{BASE}+{name}")
+    if expression.terms != (LayerTerm(name),):
+        raise UsageError(f"'{name}' is not one layer", hint="name it alone, or by the first digits of its digest")
+    return _entry(store, LayerTerm(name), list_layers(store))
+
+
 def _root(store: Store, expression: StackExpression, base: BasePin) -> StackConfig:
     refs = list_refs(store)
     if expression.back and expression.root not in refs:
@@ -51,9 +64,9 @@ def _root(store: Store, expression: StackExpression, base: BasePin) -> StackConf
     if expression.root == BASE:
         return StackConfig(base=base, layers=())
     if expression.root in refs:
-        moves = history(store, expression.root)
         if not expression.back:
             return read_stack(store, refs[expression.root])
+        moves = history(store, expression.root)
         if expression.back >= len(moves):
             raise StackError(
                 f"'{expression.root}~{expression.back}': ref '{expression.root}' has only {max(len(moves) - 1, 0)} "

@@ -9,7 +9,7 @@ from lamina.evaluate.judge.cases import Case, PairVerdict, Rated
 from lamina.evaluate.length import length_controlled
 from lamina.evaluate.relative import relative_quality
 from lamina.evaluate.reviews import Review
-from lamina.evaluate.statistics import interval
+from lamina.evaluate.statistics.intervals import interval
 from lamina.records import Quality
 
 __all__ = ["Graded", "Share", "Tally", "grade", "tally"]
