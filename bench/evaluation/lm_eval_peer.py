@@ -32,14 +32,15 @@ def measure(data: Path, *, items: int | None, timed: int) -> dict[str, Any]:
     Decisions are compared with the peer in float32, which is what it does with this base unless told otherwise. Rates
     are compared with the peer's best of ``PEER_SETTINGS``, whatever its precision.
     """
-    found: dict[str, Any] = {"lm_eval_items": 0, "lm_eval_disagreements": 0, "tasks": {}, "peer_items_per_s": {}}
+    found: dict[str, Any] = {"lm_eval_items": 0, "lm_eval_disagreements": 0, "tasks": {}}
+    found |= measure_rates(data, timed)
     for task, (metric, _) in TASKS.items():
         ours = run_side("lamina", task, data, items=items)
         peer = run_side("peer", task, data, items=items, dtype="float32", batch=8)
         found["tasks"][task] = compare(ours, peer, metric) | {"published": PUBLISHED[task]}
         found["lm_eval_items"] += len(ours["values"])
         found["lm_eval_disagreements"] += len(found["tasks"][task]["disagreements"])
-    return found | measure_rates(data, timed)
+    return found
 
 
 def measure_rates(data: Path, timed: int) -> dict[str, Any]:

@@ -69,7 +69,14 @@ def find_place(project: Project, skill: str, guards: Sequence[str]) -> Place:
 
 
 def admit(
-    project: Project, layer: str, place: Place, *, why: str, accept: bool, below: StackConfig | None = None
+    project: Project,
+    layer: str,
+    place: Place,
+    *,
+    why: str,
+    accept: bool,
+    scale: float = 1.0,
+    below: StackConfig | None = None,
 ) -> Admission:
     """Put a written layer on top of ``place`` and move the branch if the gate lets it in.
 
@@ -79,13 +86,14 @@ def admit(
         place: where.
         why: what the branch's log says of the move.
         accept: let the layer in whatever the gate says; the branch's log records it.
+        scale: the layer's weight in the stack.
         below: what the layer goes onto, where it stands in for layers of the branch; None means all of the branch.
 
     Raises:
         StackError: if the branch moved meanwhile.
     """
     store, below = project.store, below or place.stack
-    stack = mark_moved(store, add_layer(store, below, layer), start=len(below.layers))
+    stack = mark_moved(store, add_layer(store, below, layer, scale), start=len(below.layers))
     digest = write_stack(store, stack)
     # Who lets it in whatever the gate says still wants to know all of what it says.
     verdict = _judge(project, place, stack, whole=accept)

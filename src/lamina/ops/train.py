@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lamina.config import Recipe
@@ -26,9 +27,17 @@ from lamina.stack.manifest import (
 )
 from lamina.train.choose import DataSize, choose
 
-__all__ = ["settle", "train_layer"]
+__all__ = ["Made", "make_layer", "settle", "train_layer"]
 
 _REPLAY_SAMPLE = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A layer that was trained, and the scale at which it belongs on its parent."""
+
+    layer: str
+    scale: float
 
 
 def train_layer(
@@ -63,10 +72,25 @@ def train_layer(
         StackError: if the loss diverges, or the branch moved meanwhile.
         KeyboardInterrupt: on Ctrl-C, after a checkpoint.
     """
+    place = find_place(project, skill or name, guards)
+    made = make_layer(project, data, name=name, recipe=recipe, origins=origins, parent=place.stack)
+    return admit(project, made.layer, place, scale=made.scale, why=f"train {name}", accept=accept)
+
+
+def make_layer(
+    project: Project, data: TrainingData, *, name: str, recipe: Recipe, origins: dict[str, str], parent: StackConfig
+) -> Made:
+    """Train one layer on top of ``parent`` and write it to the store; no branch moves.
+
+    What the same run gave before is returned without training; a run that was stopped goes on from its checkpoint.
+
+    Raises:
+        DataError: if there is nothing to train on.
+        StackError: if the loss diverges.
+        KeyboardInterrupt: on Ctrl-C, after a checkpoint.
+    """
     if not data.train:
         raise DataError(data.files[0].path if data.files else name, "no rows to train on", hint="add rows")
-    place = find_place(project, skill or name, guards)
-    parent = place.stack
     replay_tokens = render_replay(project, parent, data, recipe)
     recipe, origins = settle(project, data, replay_tokens, recipe, origins)
     layer = _find_candidate(project, data, name, recipe, parent)
@@ -76,7 +100,7 @@ def train_layer(
         trained = run_training(project, plan, run)
         layer = write_layer(project.store, _describe(project, data, name, recipe, origins, parent, trained))
         shutil.rmtree(run, ignore_errors=True)
-    return admit(project, layer, place, why=f"train {name}", accept=accept)
+    return Made(layer=layer, scale=1.0)
 
 
 def settle(
