@@ -1,0 +1,92 @@
+"""What a serving engine is: token ids in, tokens out, any sum of layers per request over one copy of the base.
+
+Everything that knows about text, chat, HTTP or stacks' names lies above this protocol; everything that knows about
+tensors lies below it. Prompts come in as ids because one function renders them for training and serving alike (law 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+__all__ = ["Engine", "EngineError", "Generation", "Layers", "Sampling", "Token"]
+
+# What is active: pairs of a layer's digest and its scale, bottom first.
+Layers = tuple[tuple[str, float], ...]
+
+
+class EngineError(Exception):
+    """The engine cannot answer now; the request that met it gets a 503, the next one may succeed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen.
+
+    ``temperature`` 0 is greedy. ``top_logprobs`` is how many alternatives each token reports, None for no
+    log-probabilities at all. ``schema`` (JSON Schema) and ``grammar`` (GBNF) bind the answer; at most one is set.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    top_logprobs: int | None = None
+    schema: dict[str, Any] | None = None
+    grammar: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One answer to be written: the prompt as ids, the layers it is written with, and how."""
+
+    prompt: tuple[int, ...]
+    layers: Layers
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One token of an answer.
+
+    ``finish`` is set on the last one: ``stop`` for the end of a turn (that token has ``id`` None and no text),
+    ``length`` when ``max_tokens`` is reached. ``top`` pairs token ids with log-probabilities, likeliest first.
+    """
+
+    id: int | None
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    finish: Literal["stop", "length"] | None = None
+
+
+class Engine(Protocol):
+    """A model in memory that answers many requests at once."""
+
+    name: str
+    context: int
+
+    async def start(self) -> None:
+        """Load the base.
+
+        Raises:
+            EngineError: if it cannot be loaded.
+        """
+
+    async def stop(self) -> None:
+        """Let go of everything; answers in flight end with ``EngineError``."""
+
+    def generate(self, request: Generation) -> AsyncIterator[Token]:
+        """Yield the answer's tokens as they come; closing the iterator early frees its place at once.
+
+        No two requests of different layers ever share cached keys and values.
+
+        Raises:
+            EngineError: if the engine fails on the way.
+        """
+
+    async def embed(self, prompt: tuple[int, ...], layers: Layers) -> list[float] | None:
+        """Return the mean of the prompt's last hidden states, of unit length; None if this engine has none."""
