@@ -24,6 +24,7 @@ from lamina.lora.adapter import Adapter, rescale, save_adapter, scale_of
 from lamina.lora.surgery import fresh_adapter
 from lamina.model.machine import describe_machine, require_disk
 from lamina.ops.project import Project
+from lamina.ops.steps import log_step
 from lamina.records import TokenRow
 from lamina.stack.manifest import Cost, StackConfig
 from lamina.stack.store import disk_errors
@@ -142,6 +143,7 @@ def _train(project: Project, run: Run, state: TrainState, checkpoint: Path, note
                     notes["passes"].append([record.step, record.pass_tokens])
                 if record.heldout_loss is not None:
                     measured = f", held-out {record.heldout_loss:.3f}"
+                log_step(checkpoint.parent, record)
                 tick(record.tokens, f"step {record.step}/{record.steps}, loss {record.loss:.3f}{measured}")
                 if stopping.is_set() or time.monotonic() - saved > _CHECKPOINT_EVERY_S:
                     with disk_errors(checkpoint, _FULL):
