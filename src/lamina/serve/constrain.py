@@ -82,5 +82,9 @@ class Binder:
 
 def _grammar_of(sampling: Sampling) -> str:
     if sampling.schema is not None:
-        return grammar_from("json_schema", json.dumps(sampling.schema))
+        # The spelling of JSON that models are trained on; a model that may put in any space may never stop doing so.
+        return LLMatcher.grammar_from_json_schema(
+            json.dumps(sampling.schema),
+            defaults={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
+        )
     return grammar_from("gbnf", sampling.grammar or "")

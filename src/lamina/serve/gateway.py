@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
@@ -15,6 +16,7 @@ from lamina.serve.answer import Piece, write_answer
 from lamina.serve.engine import Engine, EngineError, Generation, Layers, Sampling, Token
 from lamina.serve.errors import ApiError
 from lamina.serve.limits import FairQueue, Limits, Ticket
+from lamina.serve.logprobs import TokenNames
 from lamina.serve.metrics import Metrics
 from lamina.serve.stacks import ServedStack, Stacks, UnknownStackError
 
@@ -28,15 +30,19 @@ _MOST_LISTED = 50
 class Gateway:
     """One engine, the stacks it serves, and the queue in front of it."""
 
-    def __init__(self, engine: Engine, stacks: Stacks, renderer: Renderer, limits: Limits) -> None:
-        """Bring them together; ``start`` loads the engine."""
+    def __init__(
+        self, engine: Engine, stacks: Stacks, renderer: Renderer, limits: Limits, *, log_prompts: bool = False
+    ) -> None:
+        """Bring them together; ``start`` loads the engine. Prompts reach the log only with ``log_prompts``."""
         self.engine = engine
         self.stacks = stacks
         self.renderer = renderer
         self.limits = limits
         self.metrics = Metrics()
+        self.names = TokenNames(renderer.tokenizer)
         self.queue = FairQueue(limits.parallel, limits.queue)
         self.state: Literal["stopped", "ready", "restarting"] = "stopped"
+        self._log_prompts = log_prompts
         self._restart: asyncio.Task[None] | None = None
         self.metrics.watch_queue(lambda: self.queue.waiting)
 
@@ -73,6 +79,39 @@ class Gateway:
             raise ApiError(404, said, code="model_not_found", param="model") from error
         except LaminaError as error:
             raise ApiError(400, self.stacks.public(error), code="stack_refused", param="model") from error
+
+    def tokenise(self, texts: str | list[str] | list[int] | list[list[int]], param: str) -> list[list[int]]:
+        """Return the ids of one text or several, which may be ids already; each begins as the tokenizer begins a text.
+
+        Raises:
+            ApiError: 400, if an id is none of the vocabulary.
+        """
+        if isinstance(texts, str) or (texts and isinstance(texts[0], int)):
+            texts = [texts]  # type: ignore[assignment]
+        start = self.renderer.bos()
+        found: list[list[int]] = []
+        for text in texts:
+            if isinstance(text, str):
+                found.append([*start, *self.renderer.tokenizer.encode(text, add_special_tokens=False)])
+            else:
+                self.check_ids(text, param)  # type: ignore[arg-type]
+                found.append(list(text))  # type: ignore[arg-type]
+        return found
+
+    def check_ids(self, ids: Sequence[int], param: str) -> None:
+        """Check that ``ids`` are tokens.
+
+        Raises:
+            ApiError: 400, naming the first that is none.
+        """
+        for token in ids:
+            if not 0 <= token < self.names.count:
+                raise ApiError(400, f"'{param}': {token} is not a token id below {self.names.count}", param=param)
+
+    def log_prompt(self, answer_id: str, prompt: object) -> None:
+        """Put a prompt into the log, if the owner of this server wants that."""
+        if self._log_prompts:
+            _LOG.info("%s %s", answer_id, json.dumps(prompt, ensure_ascii=False))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``, without special tokens."""
@@ -139,19 +178,23 @@ class Gateway:
         finally:
             self.metrics.end()
 
-    async def embed(self, prompt: Sequence[int], layers: Layers) -> list[float]:
-        """Return the embedding of ``prompt``.
+    async def embed(self, prompts: Sequence[Sequence[int]], layers: Layers) -> list[list[float]]:
+        """Return the embedding of each prompt.
 
         Raises:
-            ApiError: 501, if this engine has none.
+            ApiError: 501, if this engine has none; 429, if too many requests wait already.
         """
-        self.check_prompt(prompt)
+        for prompt in prompts:
+            self.check_prompt(prompt)
         (ticket,) = self.draw(layers, 1)
+        vectors: list[list[float]] = []
         async with ticket:
-            found = await self.engine.embed(tuple(prompt), layers)
-        if found is None:
-            raise ApiError(501, f"the engine '{self.engine.name}' gives no embeddings", code="not_implemented")
-        return found
+            for prompt in prompts:
+                found = await self.engine.embed(tuple(prompt), layers)
+                if found is None:
+                    raise ApiError(501, f"the engine '{self.engine.name}' gives no embeddings", code="not_implemented")
+                vectors.append(found)
+        return vectors
 
     async def _start_again(self) -> None:
         pause = 0.0

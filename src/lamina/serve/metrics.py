@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -40,6 +41,16 @@ class Metrics:
     def watch_queue(self, waiting: Callable[[], int]) -> None:
         """Report what ``waiting`` returns whenever the figures are read."""
         self.waiting.set_function(waiting)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Count an HTTP request that was answered."""
+        self.requests.labels(route, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+
+    def clock(self) -> Callable[[], None]:
+        """Return a function that counts, when it is called, the time since now as that to a first text."""
+        start = time.perf_counter()
+        return lambda: self.first_token.observe(time.perf_counter() - start)
 
     def begin(self, prompt_tokens: int) -> None:
         """Count an answer that the engine begins."""

@@ -9,11 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["ChatRequest", "CompletionRequest", "EmbeddingRequest", "JsonSchema", "RequestMessage", "Tool", "ToolCall"]
+__all__ = ["ChatRequest", "Common", "CompletionRequest", "EmbeddingRequest", "NamedTool", "RequestMessage", "Tool"]
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 _LONGEST_STOP = 256
 _Stop = Annotated[str, Field(min_length=1, max_length=_LONGEST_STOP)]
+_MOST_PROMPTS = 64
+_Texts = Annotated[list[str], Field(min_length=1, max_length=_MOST_PROMPTS)]
+_Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 _Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
@@ -35,7 +38,7 @@ class _CalledFunction(BaseModel):
     arguments: str
 
 
-class ToolCall(BaseModel):
+class _ToolCall(BaseModel):
     """A call that the model made in an earlier turn."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -53,7 +56,7 @@ class RequestMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[_Part] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[_ToolCall] | None = None
     tool_call_id: str | None = None
 
     @property
@@ -95,7 +98,7 @@ class _NamedFunction(BaseModel):
     name: str
 
 
-class _NamedTool(BaseModel):
+class NamedTool(BaseModel):
     """The one tool that the model must use."""
 
     model_config = _STRICT
@@ -104,7 +107,7 @@ class _NamedTool(BaseModel):
     function: _NamedFunction
 
 
-class JsonSchema(BaseModel):
+class _JsonSchema(BaseModel):
     """A named JSON Schema."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -119,7 +122,7 @@ class _ResponseFormat(BaseModel):
     model_config = _STRICT
 
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
+    json_schema: _JsonSchema | None = None
 
     @model_validator(mode="after")
     def _check_schema(self) -> _ResponseFormat:
@@ -135,7 +138,7 @@ class _StreamOptions(BaseModel):
     include_obfuscation: bool = False
 
 
-class _Common(BaseModel):
+class Common(BaseModel):
     """What both kinds of completion take."""
 
     model_config = _STRICT
@@ -165,7 +168,7 @@ class _Common(BaseModel):
         return bias
 
     @model_validator(mode="after")
-    def _check_stream(self) -> _Common:
+    def _check_stream(self) -> Common:
         if self.stream_options is not None and not self.stream:
             raise ValueError("'stream_options' needs stream: true")
         return self
@@ -186,7 +189,7 @@ class _Common(BaseModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class ChatRequest(_Common):
+class ChatRequest(Common):
     """The body of ``/v1/chat/completions``."""
 
     messages: list[RequestMessage] = Field(min_length=1)
@@ -195,7 +198,7 @@ class ChatRequest(_Common):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: _ResponseFormat | None = None
     tools: list[Tool] | None = Field(None, max_length=128)
-    tool_choice: Literal["none", "auto", "required"] | _NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     modalities: list[Literal["text"]] | None = None
     # Known and ignored: they change no answer here.
     parallel_tool_calls: bool | None = None
@@ -215,7 +218,7 @@ class ChatRequest(_Common):
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise ValueError("'tool_choice' needs tools")
         names = [tool.function.name for tool in self.tools or []]
-        if isinstance(self.tool_choice, _NamedTool) and self.tool_choice.function.name not in names:
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
             raise ValueError(f"'tool_choice' names no tool of: {', '.join(names)}")
         formed = self.response_format is not None and self.response_format.type != "text"
         if [self.grammar is not None, formed, self.tool_choice not in (None, "none", "auto")].count(True) > 1:
@@ -223,10 +226,10 @@ class ChatRequest(_Common):
         return self
 
 
-class CompletionRequest(_Common):
+class CompletionRequest(Common):
     """The body of ``/v1/completions``."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | _Texts | _Ids | Annotated[list[_Ids], Field(min_length=1, max_length=_MOST_PROMPTS)]
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: Literal[False] | None = None
     suffix: None = None
@@ -238,7 +241,7 @@ class EmbeddingRequest(BaseModel):
     model_config = _STRICT
 
     model: str = Field(min_length=1, max_length=2048)
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | _Texts | _Ids | Annotated[list[_Ids], Field(min_length=1, max_length=_MOST_PROMPTS)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: None = None
     force: bool = Field(False, description="lamina: use layers on a parent they were not trained on")
