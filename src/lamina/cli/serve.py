@@ -38,7 +38,7 @@ def run(
     def ready(url: str) -> None:
         if json_:
             emit_json({"url": f"{url}/v1"})
-        say(f"serving at {url}/v1 (Ctrl-C stops)")
+        say(f"serving at {url}/v1, a page to work in at {url} (Ctrl-C stops)")
 
     project = open_project(Path(), TerminalProgress())
     options = ServeOptions(

@@ -7,12 +7,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from lamina.data.identity import row_identity
 from lamina.data.read import read_rows
 from lamina.data.render import Renderer
 from lamina.data.split import drop_duplicates, split_heldout
+from lamina.model.base import load_tokenizer
 from lamina.ops.project import Project
 from lamina.ops.rows import known_rows, spread
 from lamina.records import TokenRow
@@ -40,7 +41,7 @@ def audit_file(project: Project, path: Path, shown: str) -> Audit:
     new = [row for row in rows if row_identity(row) not in known]
     recipe = project.settings.train
     _, heldout = split_heldout(new, recipe.heldout, recipe.seed)
-    tokenizer = AutoTokenizer.from_pretrained(project.base.folder)
+    tokenizer = load_tokenizer(project.base)
     renderer = Renderer(tokenizer, project.base.template)
     rendered = [renderer.row(row, max_length=_UNCUT) for row in [rows[0], *spread(rows, _SAMPLE)]]
     how, name = _suggest(project, stack, path)

@@ -9,35 +9,46 @@ from lamina.ops.results import read_score
 from lamina.records import Matrix, Score
 from lamina.report.drawing import Drawing
 from lamina.serve.page.workshop import Cell, Chart, Results
+from lamina.stack.manifest import StackConfig
 
-__all__ = ["recorded_results"]
+__all__ = ["recorded_charts", "recorded_results"]
 
 _Row = tuple[Score | None, ...]
 
 
 def recorded_results(project: Project) -> Results:
-    """Return what is recorded of the branch's prefixes on the project's suites; charts of what is there in full.
+    """Return what is recorded of the branch's prefixes on the project's suites.
+
+    Raises:
+        DataError: if a suite's file is wrong.
+    """
+    stacks, suites, rows = _read(project, project.stack())
+    cells = tuple(_cells(row, rows[place - 1] if place else None) for place, row in enumerate(rows))
+    return Results(stacks=tuple(stacks), suites=tuple(suites), cells=cells)
+
+
+def recorded_charts(project: Project) -> list[Chart]:
+    """Return charts of the suites on which every prefix of the branch was measured; none if there is no such suite.
 
     Raises:
         DataError: if a suite's file is wrong.
     """
     stack = project.stack()
+    matrix = _whole_columns(*_read(project, stack))
+    if matrix is None:
+        return []
+    drawings = draw_charts(project, matrix, stack, title=f"{project.base.pin.name}, layer by layer")
+    return [_chart(drawing) for drawing in drawings]
+
+
+def _read(project: Project, stack: StackConfig) -> tuple[list[str], list[str], list[_Row]]:
+    """Return the prefixes' names, the suites that any of them was measured on, and the scores."""
     suites = find_suites(project)
     labelled = prefixes(stack)
-    rows: list[_Row] = [
-        tuple(read_score(project.store, each, suite.digest) for suite in suites.values()) for _, each in labelled
-    ]
+    rows = [tuple(read_score(project.store, each, suite.digest) for suite in suites.values()) for _, each in labelled]
     known = [place for place in range(len(suites)) if any(row[place] is not None for row in rows)]
     names = [list(suites)[place] for place in known]
-    rows = [tuple(row[place] for place in known) for row in rows]
-    whole = _whole_columns([label for label, _ in labelled], names, rows)
-    drawings = [] if whole is None else draw_charts(project, whole, stack, title=project.base.pin.name)
-    return Results(
-        stacks=tuple(label for label, _ in labelled),
-        suites=tuple(names),
-        cells=tuple(_cells(row, rows[place - 1] if place else None) for place, row in enumerate(rows)),
-        charts=tuple(_chart(drawing) for drawing in drawings),
-    )
+    return [label for label, _ in labelled], names, [tuple(row[place] for place in known) for row in rows]
 
 
 def _whole_columns(stacks: list[str], suites: list[str], rows: list[_Row]) -> Matrix | None:

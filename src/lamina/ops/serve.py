@@ -20,11 +20,13 @@ from lamina.errors import MachineError, UsageError
 from lamina.lora.adapter import Adapter, load_adapter
 from lamina.model.base import load_tokenizer
 from lamina.ops.project import Project
+from lamina.ops.workshop import ProjectWorkshop
 from lamina.serve.app import make_app
 from lamina.serve.engine import Engine, EngineError
 from lamina.serve.gateway import Gateway
 from lamina.serve.guard import Access
 from lamina.serve.limits import Limits
+from lamina.serve.page.api import OPEN_PATHS, page_router
 from lamina.serve.stacks import Stacks
 from lamina.serve.torch_engine import TorchEngine
 from lamina.stack.layers import read_layer
@@ -97,7 +99,10 @@ async def _serve(
         hosts=frozenset({options.host, socket.gethostname(), *options.hosts}),
         origins=frozenset(options.origins),
         api_key=options.api_key,
+        open_paths=("/health", *OPEN_PATHS),
     )
+    workshop = ProjectWorkshop(project)
+    app = make_app(gateway, access, extra=[page_router(workshop, lambda: server.should_exit)])
     try:
         await gateway.start()
     except EngineError as error:
@@ -105,15 +110,14 @@ async def _serve(
     try:
         ready(_url(listener))
         server = uvicorn.Server(
-            uvicorn.Config(
-                make_app(gateway, access), log_level="warning", access_log=False, server_header=False, ws="none"
-            )
+            uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none")
         )
         # uvicorn raises the signal again once all streams have ended; by then there is nothing left to interrupt.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         await server.serve(sockets=[listener])
     finally:
+        workshop.close()
         await gateway.stop()
 
 

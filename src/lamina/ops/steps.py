@@ -11,20 +11,24 @@ from typing import Any
 from lamina.records import StepRecord
 from lamina.stack.store import disk_errors
 
-__all__ = ["STEPS", "log_step", "read_steps"]
+__all__ = ["PLACE", "STEPS", "log_step", "read_steps"]
 
 STEPS = "steps.jsonl"
+PLACE = "LAMINA_STEPS"
 _FULL = "free some disk; the same command goes on from here"
 
 
 def log_step(folder: Path, record: StepRecord) -> None:
     """Add a step to the log in a run's folder, with the process that made it.
 
+    Whoever starts a command and wants to read the log after the run's folder has gone names another file in the
+    environment, as ``LAMINA_STEPS``.
+
     Raises:
         MachineError: if the disk is full or read-only.
     """
     line = json.dumps({"pid": os.getpid(), **dataclasses.asdict(record)})
-    path = folder / STEPS
+    path = Path(os.environ.get(PLACE) or folder / STEPS)
     with (
         disk_errors(path, "free some disk; the same command goes on from here"),
         path.open("a", encoding="utf-8") as log,
@@ -35,11 +39,13 @@ def log_step(folder: Path, record: StepRecord) -> None:
 def read_steps(path: Path) -> list[dict[str, Any]]:
     """Return the steps in a log, in order and each once: a run that was resumed may have made some of them again.
 
-    Raises:
-        FileNotFoundError: if the log went with its run's folder, as it does when the layer is written.
+    There are none before the first step, nor once the run's folder is gone, as it is when the layer is written.
     """
     steps: list[dict[str, Any]] = []
-    text = path.read_text("utf-8")
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return []
     for line in text[: text.rfind("\n") + 1].splitlines():
         record = json.loads(line)
         while steps and steps[-1]["step"] >= record["step"]:

@@ -13,12 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from lamina.errors import StackError
-from lamina.ops.steps import STEPS, read_steps
+from lamina.ops.steps import PLACE, STEPS, read_steps
 from lamina.refs import check_name
 from lamina.serve.page.workshop import Point, Training
 from lamina.stack.store import Store
@@ -41,7 +41,6 @@ class _Job:
     title: str
     process: subprocess.Popen[bytes]
     folder: Path
-    steps: list[dict[str, Any]] = field(default_factory=list)
     stopped: bool = False
 
 
@@ -67,8 +66,11 @@ class Trainings:
         folder = self._store.root / "runs" / f"page-{number}"
         folder.mkdir(parents=True)
         line = [sys.executable, "-m", "lamina.cli.main", how, file, "--as", name, "--json"]
+        environment = os.environ | {PLACE: str(folder / STEPS)}
         with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
-            process = subprocess.Popen(line, cwd=self._store.project, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+            process = subprocess.Popen(
+                line, cwd=self._store.project, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+            )
         self._jobs = [*self._jobs, _Job(number, f"{how} {file} as {name}", process, folder)][-_KEPT:]
         return number
 
@@ -92,16 +94,11 @@ class Trainings:
 
     def all(self) -> list[Training]:
         """Return the trainings that were started here, newest first, then those that run elsewhere."""
-        runs = _running(self._store.root / "runs")
-        mine = {job.process.pid: job for job in self._jobs}
-        for pid, _, steps in runs:
-            if pid in mine:
-                # The run's folder goes when its layer is written; what it said stays here.
-                mine[pid].steps = steps
         here = [_describe(job) for job in reversed(self._jobs)]
+        mine = {job.process.pid for job in self._jobs}
         elsewhere = [
             Training(id=name, title=f"run {name} in a terminal", state="running", here=False, **_progress(steps))
-            for pid, name, steps in runs
+            for pid, name, steps in _running(self._store.root / "runs")
             if pid not in mine
         ]
         return [*here, *elsewhere]
@@ -120,10 +117,7 @@ def _running(folder: Path) -> list[tuple[int, str, list[dict[str, Any]]]]:
     """Return process, name and steps of the runs whose process is alive."""
     found = []
     for path in sorted(folder.glob(f"*/{STEPS}")):
-        try:
-            steps = read_steps(path)
-        except FileNotFoundError:  # its layer was written this moment
-            continue
+        steps = read_steps(path)
         if steps and _is_alive(steps[-1]["pid"]):
             found.append((steps[-1]["pid"], path.parent.name, steps))
     return found
@@ -147,7 +141,13 @@ def _describe(job: _Job) -> Training:
         state = _state(job, code, outcome)
     log = (job.folder / "err").read_text("utf-8", "replace").splitlines()[-_LOG_LINES:]
     return Training(
-        id=job.id, title=job.title, state=state, here=True, log=tuple(log), outcome=outcome, **_progress(job.steps)
+        id=job.id,
+        title=job.title,
+        state=state,
+        here=True,
+        log=tuple(log),
+        outcome=outcome,
+        **_progress(read_steps(job.folder / STEPS)),
     )
 
 

@@ -13,11 +13,12 @@ from lamina.ops.audit import audit_file
 from lamina.ops.feedback import CORRECTIONS, VOTES, Answered, save_correction, save_vote
 from lamina.ops.lineage import LogRow, read_tree
 from lamina.ops.project import Project
-from lamina.ops.recorded import recorded_results
+from lamina.ops.recorded import recorded_charts, recorded_results
 from lamina.ops.trainings import How, Trainings
 from lamina.records import Message
 from lamina.serve.page.workshop import (
     Audit,
+    Chart,
     LayerCard,
     LineageRow,
     Results,
@@ -40,6 +41,7 @@ _DATA = "data"
 _SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")
 _MOST_BYTES = 512 * 2**20
 _LONGEST_NAME = 100
+_CENT = 0.01
 _KINDS = {CORRECTIONS: "corrections of answers", VOTES: "votes between answers"}
 
 
@@ -50,8 +52,8 @@ class ProjectWorkshop:
         """Work on ``project``, whose base need not be in memory."""
         self._project = project
         self._trainings = Trainings(project.store)
-        # Reading results draws charts, and uploads append: one at a time.
-        self._lock = threading.Lock()
+        self._drawing = threading.Lock()  # matplotlib's settings belong to the whole process
+        self._receiving = threading.Lock()
 
     def close(self) -> None:
         """Stop the trainings that were started here, each after a checkpoint."""
@@ -85,9 +87,13 @@ class ProjectWorkshop:
         ]
 
     def results(self) -> Results:
-        """Return the recorded scores of the current branch's prefixes, and their charts; nothing is measured."""
-        with self._lock:
-            return recorded_results(self._project)
+        """Return the recorded scores of the current branch's prefixes; nothing is measured."""
+        return recorded_results(self._project)
+
+    def charts(self) -> list[Chart]:
+        """Return the charts of `lamina chart` for suites on which every prefix was measured."""
+        with self._drawing:
+            return recorded_charts(self._project)
 
     def vote(self, prompt: list[Turn], a: Said, b: Said, winner: Literal["model_a", "model_b", "tie"]) -> bool:
         """Add a vote to ``votes.jsonl``."""
@@ -121,7 +127,7 @@ class ProjectWorkshop:
         if offset + len(piece) > _MOST_BYTES:
             partial.unlink(missing_ok=True)
             raise DataError(name, f"is larger than {_MOST_BYTES // 2**20} MiB", hint="`lamina train FILE` has no limit")
-        with self._lock, disk_errors(target):
+        with self._receiving, disk_errors(target):
             target.parent.mkdir(exist_ok=True)
             held = partial.stat().st_size if offset and partial.exists() else 0
             if held != offset:
@@ -166,8 +172,8 @@ def safe_name(name: str) -> str:
         DataError: if nothing is left, or the ending is no data file's.
     """
     last = re.split(r"[/\\]", name)[-1]
-    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-_")
-    stem, dot, suffix = kept.rpartition(".")
+    stem, dot, suffix = last.rpartition(".")
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip(".-_")
     if not stem or f"{dot}{suffix}".lower() not in _SUFFIXES:
         raise DataError(last or "file", f"expected a name that ends in {', '.join(_SUFFIXES)}", hint="rename the file")
     return f"{stem[:_LONGEST_NAME]}.{suffix}"
@@ -207,7 +213,7 @@ def _lineage_row(row: LogRow, currency: str) -> LineageRow:
         refs=row.refs,
         tokens=row.spent.tokens,
         seconds=row.spent.seconds,
-        money=f"{currency}{row.spent.money:.2g}",
+        money=f"{currency}{row.spent.money:.2f}" if row.spent.money >= _CENT else f"under {currency}{_CENT}",
         loss=None if before is None or after is None else (before, after),
         effects=tuple(
             (suite, after.mean - before.mean)

@@ -1,49 +1,62 @@
-"""A stand-in for the OpenAI-compatible server, for work on the page alone: answers that say which model gave them."""
+"""``lamina serve`` with an engine that says which layers it was asked with: a whole server for the page's tests.
+
+Run as ``python scripted.py FOLDER``; prints the URL once it answers. ``forever`` in a question never ends.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import uvicorn
-from fastapi import FastAPI
-from fastapi.responses import StreamingResponse
-
-from lamina.ops.project import open_project
-from lamina.ops.workshop import ProjectWorkshop
+from lamina.model.base import load_tokenizer
+from lamina.ops import serve as serve_module
+from lamina.ops.project import Project, open_project
+from lamina.ops.serve import ServeOptions, serve
 from lamina.records import Quiet
-from lamina.serve.page.api import page_router
+from lamina.serve.engine import Generation, Layers, Token
+from lamina.stack.layers import read_layer, term_of
 
 
-def make_app(folder: Path) -> FastAPI:
-    app = FastAPI()
-    app.include_router(page_router(ProjectWorkshop(open_project(folder, Quiet()))))
+class ScriptedEngine:
+    """Says ``base+fox+dog:0.5 heard "…"``, with the layers of the request and the question at its end."""
 
-    @app.post("/v1/chat/completions")
-    async def complete(body: dict[str, Any]) -> StreamingResponse:
-        return StreamingResponse(_speak(body), media_type="text/event-stream")
+    name = "scripted"
+    context = 4096
 
-    return app
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._tokenizer = load_tokenizer(project.base)
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    async def generate(self, request: Generation) -> AsyncIterator[Token]:
+        text: str = self._tokenizer.decode(list(request.prompt), skip_special_tokens=True)
+        asked = text.rstrip().removesuffix("assistant").rstrip().splitlines()[-1]
+        names = [term_of(read_layer(self._project.store, digest).name, scale) for digest, scale in request.layers]
+        said = f'{"+".join(["base", *names])} heard "{asked}"'
+        for token in self._tokenizer.encode(said, add_special_tokens=False):
+            yield Token(id=token)
+            await asyncio.sleep(0)
+        while "forever" in asked:
+            yield Token(id=self._tokenizer.encode(".", add_special_tokens=False)[0])
+            await asyncio.sleep(0.01)
+        yield Token(id=None, finish="stop")
+
+    async def embed(self, prompt: tuple[int, ...], layers: Layers) -> list[float] | None:
+        return None
 
 
-async def _speak(body: dict[str, Any]) -> AsyncIterator[str]:
-    asked = body["messages"][-1]["content"]
-    words = f"{body['model']} heard: {asked} {'and on ' * (200 if 'forever' in asked else 0)}".split(" ")
-    for word in words:
-        yield _event({"choices": [{"index": 0, "delta": {"content": word + " "}, "finish_reason": None}]})
-        await asyncio.sleep(0.02)
-    yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-    yield _event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": len(words), "total_tokens": 0}})
-    yield "data: [DONE]\n\n"
-
-
-def _event(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value)}\n\n"
+def main(folder: Path) -> None:
+    project = open_project(folder, Quiet())
+    serve_module.make_engine = lambda *_: ScriptedEngine(project)
+    serve(project, ServeOptions(port=0), ready=lambda url: print(url, flush=True))
 
 
 if __name__ == "__main__":
-    uvicorn.run(make_app(Path(sys.argv[1])), port=int(sys.argv[2]), log_level="warning")
+    main(Path(sys.argv[1]))

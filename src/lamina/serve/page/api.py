@@ -24,7 +24,7 @@ from lamina.serve.page.workshop import Said, Training, Turn, Workshop
 __all__ = ["OPEN_PATHS", "page_router"]
 
 # What holds no data of anyone's, so that a browser can load it before the page asks for the API key.
-OPEN_PATHS = ("/", "/page/")
+OPEN_PATHS = ("/", "/page/*")
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -38,8 +38,8 @@ _HEADERS = {
 }
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _LOOK_EVERY_S = 0.5
-# A stream ends by itself and the page asks again: a server that shuts down waits for streams.
-_STREAM_S = 5.0
+# A stream ends by itself and the page asks again: what lies between may have lost the other end.
+_STREAM_S = 300.0
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -103,13 +103,16 @@ class _Route(APIRoute):
         return answer
 
 
-def page_router(workshop: Workshop) -> APIRouter:
-    """Return the routes of the page, which works with ``workshop``."""
+def page_router(workshop: Workshop, is_leaving: Callable[[], bool] = lambda: False) -> APIRouter:
+    """Return the routes of the page, which works with ``workshop``.
+
+    ``is_leaving`` says that the server is shutting down: streams that would never end by themselves end then.
+    """
     router = APIRouter(route_class=_Route, include_in_schema=False)
     _add_static(router)
     _add_reading(router, workshop)
     _add_writing(router, workshop)
-    _add_trainings(router, workshop)
+    _add_trainings(router, workshop, is_leaving)
     return router
 
 
@@ -143,6 +146,10 @@ def _add_reading(router: APIRouter, workshop: Workshop) -> None:
     def results() -> Any:
         return _json(workshop.results())
 
+    @router.get("/lamina/charts")
+    def charts() -> Any:
+        return _json(workshop.charts())
+
     @router.get("/lamina/files")
     def listed() -> Any:
         return _json(workshop.files())
@@ -167,7 +174,7 @@ def _add_writing(router: APIRouter, workshop: Workshop) -> None:
         return _json(workshop.audit(asked.file))
 
 
-def _add_trainings(router: APIRouter, workshop: Workshop) -> None:
+def _add_trainings(router: APIRouter, workshop: Workshop, is_leaving: Callable[[], bool]) -> None:
     @router.post("/lamina/trainings")
     def start(order: Order) -> Any:
         return {"id": workshop.start(order.file, order.how, order.name)}
@@ -179,15 +186,15 @@ def _add_trainings(router: APIRouter, workshop: Workshop) -> None:
 
     @router.get("/lamina/trainings")
     async def watch() -> Response:
-        stream = _changes(workshop)
+        stream = _changes(workshop, is_leaving)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-async def _changes(workshop: Workshop) -> AsyncIterator[str]:
-    """Yield all trainings as one event, again after every change, for a few seconds; the page then asks again."""
+async def _changes(workshop: Workshop, is_leaving: Callable[[], bool]) -> AsyncIterator[str]:
+    """Yield all trainings as one event, and again after every change."""
     last: list[Training] | None = None
     deadline = asyncio.get_running_loop().time() + _STREAM_S
-    while asyncio.get_running_loop().time() < deadline:
+    while asyncio.get_running_loop().time() < deadline and not is_leaving():
         now = await run_in_threadpool(workshop.trainings)
         if now != last:
             yield f"event: trainings\ndata: {json.dumps([dataclasses.asdict(each) for each in now])}\n\n"

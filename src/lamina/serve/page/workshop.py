@@ -135,7 +135,6 @@ class Results:
     stacks: tuple[str, ...]
     suites: tuple[str, ...]
     cells: tuple[tuple[Cell | None, ...], ...]
-    charts: tuple[Chart, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +233,10 @@ class Workshop(Protocol):
         """Return the tree of all refs' stacks."""
 
     def results(self) -> Results:
-        """Return the recorded scores of the current branch, and charts of them."""
+        """Return the recorded scores of the current branch."""
+
+    def charts(self) -> list[Chart]:
+        """Return charts of the recorded scores; they take a second or two to draw."""
 
     def vote(self, prompt: list[Turn], a: Said, b: Said, winner: Literal["model_a", "model_b", "tie"]) -> bool:
         """Save a vote and return whether it was new."""

@@ -7,6 +7,8 @@ import { Picker } from "./picker.js";
 import { settings, settingsForm } from "./settings.js";
 import { onShelf } from "./shelf.js";
 
+const WIDE = matchMedia("(min-width: 1001px)"); // where the panel stands beside the conversation
+
 export class ChatView {
   constructor() {
     this.turns = [];
@@ -15,17 +17,18 @@ export class ChatView {
       label: "Ask something", send: (text) => this.ask(text), stop: () => this.stop(),
       extra: h("button", { type: "button", class: "quiet", title: "New conversation (n)", onclick: () => this.restart() }, "New"),
     });
-    this.title = h("h1", {}, "Chat");
-    this.empty = h("div", { class: "empty" }, this.title,
+    this.title = h("h1", { class: "unseen" }, "Chat");
+    this.empty = h("div", { class: "empty" }, h("h2", {}, "Talk to a stack"),
       h("p", {}, "Pick a stack, switch its layers on and off, weigh them. Every answer can be corrected in place; corrections become data that `lamina update corrections.jsonl` trains on."),
       h("p", { class: "small" }, "Press ", h("kbd", {}, "?"), " for keyboard shortcuts."));
     this.log = h("div", { class: "log", role: "log", "aria-label": "conversation", tabindex: "0" }, this.empty);
     this.log.addEventListener("grown", () => this.#follow());
-    this.fold = h("details", { class: "fold", open: matchMedia("(min-width: 1001px)").matches },
+    this.fold = h("details", { class: "fold", open: WIDE.matches },
       h("summary", {}, "Stack: ", this.shown = h("code", {})), this.picker.element);
     this.element = h("section", { class: "view chat", "aria-label": "Chat" },
-      h("div", { class: "talk" }, this.log, this.composer.element),
+      h("div", { class: "talk" }, this.title, this.log, this.composer.element),
       h("aside", { class: "panel", "aria-label": "Stack" }, this.fold, settingsForm()));
+    WIDE.addEventListener("change", () => { this.fold.open = WIDE.matches; });
     onShelf((shelf) => this.picker.setShelf(shelf));
   }
 
@@ -89,7 +92,7 @@ export class ChatView {
   }
 
   #follow(always = false) {
-    const box = matchMedia("(max-width: 1000px)").matches ? document.scrollingElement : this.log;
+    const box = WIDE.matches ? this.log : document.scrollingElement;
     if (always || box.scrollHeight - box.scrollTop - box.clientHeight < 160) box.scrollTop = box.scrollHeight;
   }
 }

@@ -16,7 +16,7 @@ export class CompareView {
     this.composer = new Composer({ label: "One question for both", send: (text) => this.ask(text), stop: () => this.stop() });
     this.votes = h("div", { class: "votes", role: "group", "aria-label": "Which answer is better?", hidden: true },
       VOTES.map(([winner, label, key]) => h("button", { type: "button", onclick: () => this.vote(winner) }, label, h("kbd", {}, key))));
-    this.question = h("p", { class: "card", hidden: true });
+    this.question = h("p", { class: "asked", hidden: true });
     this.element = h("section", { class: "view compare", "aria-label": "Compare" },
       h("header", {}, h("h1", {}, "Compare"), h("p", {}, "Two stacks answer the same question. Votes go to votes.jsonl as prompt, chosen and rejected, ready for preference training.")),
       this.composer.element, this.question,

@@ -13,6 +13,7 @@ export async function* complete(model, messages, settings, signal) {
   const response = await send("/v1/chat/completions", {
     model, messages: asked, stream: true, stream_options: { include_usage: true },
     temperature: settings.temperature, max_tokens: settings.maxTokens,
+    ...(model.includes("+") ? { force: true } : {}), // a sum made by hand may leave out what a layer lay on
   }, signal);
   let finish = null;
   let tokens = null;

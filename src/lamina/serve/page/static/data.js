@@ -96,12 +96,12 @@ export class DataView {
     const example = h("pre", { class: "example", tabindex: "0", "aria-label": "the first row as the model sees it" }, audit.example.map((piece) => (piece.trained ? h("mark", {}, piece.text) : piece.text)));
     return h("div", { class: "card" }, h("h2", {}, audit.description),
       h("dl", { class: "facts" }, list.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value.toLocaleString("en"))))),
-      warnings.map((text) => h("p", { class: "bad small" }, text)),
+      warnings.map((text) => h("p", { class: "bad small warned" }, text)),
       h("h3", {}, "The first row as the model sees it; what is marked is trained"), example, this.#order(audit));
   }
 
   #order(audit) {
-    const how = h("select", {}, h("option", { value: "train" }, "a new skill"), h("option", { value: "update" }, "more of a skill (only new rows)"));
+    const how = h("select", {}, h("option", { value: "train" }, "a new skill"), h("option", { value: "update" }, "more of a skill"));
     how.value = audit.how;
     const name = h("input", { type: "text", required: true, pattern: "[A-Za-z][A-Za-z0-9._\\-]{0,63}", title: "a letter, then letters, digits, dot, dash or underscore", value: audit.name });
     const start = async (event) => {

@@ -22,6 +22,11 @@ export class LineageView {
   }
 }
 
+function points(suite, change) {
+  const size = Math.abs(100 * change);
+  return `${suite} ${change > 0 ? "+" : "−"}${size.toFixed(size < 1 ? 1 : 0)}`;
+}
+
 function line(row, above) {
   const [, graph, rest] = /^([│├─╯●○ ]*)(.*)$/u.exec(row.graph);
   const strokes = h("span", { class: "strokes", "aria-hidden": "true" }, [...graph.trimEnd()].map((char, place) => {
@@ -29,11 +34,11 @@ function line(row, above) {
     return h("i", { class: `${STROKES[char] ?? ""}${isFirst ? " first" : ""}` });
   }));
   if (row.digest === null) return rest ? h("li", {}, strokes, h("div", { class: "what" }, h("span", {}, rest))) : h("li", { "aria-hidden": "true" }, strokes);
-  const facts = [`${row.tokens.toLocaleString("en")} tokens`, `${Math.round(row.seconds)} s`, `about ${row.money}`];
+  const facts = [`${row.tokens.toLocaleString("en")} tokens`, `${Math.round(row.seconds)} s`, row.money];
   if (row.loss) facts.push(`held-out loss ${row.loss[0].toFixed(2)} → ${row.loss[1].toFixed(2)}`);
   if (row.note) facts.push(row.note);
   return h("li", {}, strokes, h("div", { class: "what" },
     h("div", { class: "row" }, h("b", {}, row.label), h("code", { class: "dim" }, row.digest), row.refs.map((ref) => h("span", { class: "chip live" }, ref)),
-      row.effects.map(([suite, change]) => h("span", { class: change > 0 ? "chip good" : "chip bad" }, `${suite} ${change > 0 ? "+" : "−"}${Math.abs(100 * change).toFixed(0)}`))),
+      row.effects.map(([suite, change]) => h("span", { class: change > 0 ? "chip good" : "chip bad" }, points(suite, change)))),
     h("div", { class: "small" }, facts.join(" · "))));
 }

@@ -15,14 +15,23 @@ export class ResultsView {
   }
 
   async focus() {
+    if (!this.place.hasChildNodes()) this.place.replaceChildren(h("p", { class: "dim" }, "Reading what was measured …"));
     try {
       const results = await get("/lamina/results");
       this.place.replaceChildren(results.suites.length ? matrix(results) : nothing());
-      this.urls.splice(0).forEach((url) => URL.revokeObjectURL(url));
-      this.charts.replaceChildren(...results.charts.map((chart) => this.#chart(chart)));
+      await this.#draw(JSON.stringify(results));
     } catch (error) {
       complain(error);
     }
+  }
+
+  /** Charts take a moment: they are asked for again only when the scores have changed. */
+  async #draw(scores) {
+    if (scores === this.drawn) return;
+    const charts = await get("/lamina/charts");
+    this.drawn = scores;
+    this.urls.splice(0).forEach((url) => URL.revokeObjectURL(url));
+    this.charts.replaceChildren(...charts.map((chart) => this.#chart(chart)));
   }
 
   #chart(chart) {

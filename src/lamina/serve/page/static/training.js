@@ -43,8 +43,8 @@ export class TrainingCard {
     this.plot.replaceChildren(...(last ? [drawCurve(training.points, training.steps)] : []));
     this.log.textContent = training.log.join("\n");
     this.fold.hidden = training.log.length === 0;
-    if (isRunning && !last && training.log.length) this.end.replaceChildren(h("p", { class: "dim small" }, training.log.at(-1)));
-    else if (isRunning) this.end.replaceChildren(...(last?.step === training.steps ? [h("p", { class: "dim small" }, `All steps are done. ${training.log.at(-1) ?? ""}`)] : []));
+    // Before the first step and after the last one, what the command says is all there is to see.
+    if (isRunning) this.end.replaceChildren(h("p", { class: "dim small" }, !last || last.step === training.steps ? training.log.at(-1) ?? "starting …" : ""));
   }
 
   #outcome({ state, outcome }) {
