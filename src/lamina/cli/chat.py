@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 _COMMANDS = (
     ("/stack NAME", "another stack answers, in a new conversation"),
-    ("/compare A [B]", "A's answer to the last question beside B's (else this stack's)"),
-    ("1, 2 or t", "right after /compare: which was better, or a tie; into votes.jsonl"),
-    ("/save [TEXT]", "TEXT is what the last answer should have been (without TEXT: it is"),
-    ("", "right as it is); into corrections.jsonl, for `lamina update`"),
+    ("/compare A [B]", "A's answer to the last question beside B's, else this stack's"),
+    ("1, 2 or t", "after /compare: which was better, or a tie; into votes.jsonl"),
+    ("/save [TEXT]", "what the last answer should have been; without TEXT"),
+    ("", "it is right; into corrections.jsonl, for `lamina update`"),
     ("/new", "a new conversation"),
     ("/help", "this"),
     ("/quit", "leave (or Ctrl-D); Ctrl-C stops an answer"),

@@ -139,13 +139,13 @@ def _describe(job: _Job) -> Training:
     state: Any = "running"
     if code is not None:
         state = _state(job, code, outcome)
-    log = (job.folder / "err").read_text("utf-8", "replace").splitlines()[-_LOG_LINES:]
+    log = (job.folder / "err").read_text("utf-8", "replace").splitlines()
     return Training(
         id=job.id,
         title=job.title,
         state=state,
         here=True,
-        log=tuple(log),
+        log=tuple(log[-_LOG_LINES:]),
         outcome=outcome,
         **_progress(read_steps(job.folder / STEPS)),
     )

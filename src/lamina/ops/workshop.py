@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from lamina.config import CONFIG_NAME, load_settings
 from lamina.errors import DataError
 from lamina.ops.audit import audit_file
 from lamina.ops.feedback import CORRECTIONS, VOTES, Answered, save_correction, save_vote
@@ -88,12 +90,12 @@ class ProjectWorkshop:
 
     def results(self) -> Results:
         """Return the recorded scores of the current branch's prefixes; nothing is measured."""
-        return recorded_results(self._project)
+        return recorded_results(self._as_set_now())
 
     def charts(self) -> list[Chart]:
         """Return the charts of `lamina chart` for suites on which every prefix was measured."""
         with self._drawing:
-            return recorded_charts(self._project)
+            return recorded_charts(self._as_set_now())
 
     def vote(self, prompt: list[Turn], a: Said, b: Said, winner: Literal["model_a", "model_b", "tie"]) -> bool:
         """Add a vote to ``votes.jsonl``."""
@@ -141,7 +143,7 @@ class ProjectWorkshop:
 
     def audit(self, file: str) -> Audit:
         """Look through a data file of the project."""
-        return audit_file(self._project, self._inside(file), file)
+        return audit_file(self._as_set_now(), self._inside(file), file)
 
     def start(self, file: str, how: How, name: str) -> str:
         """Start a training on a data file of the project."""
@@ -155,6 +157,11 @@ class ProjectWorkshop:
     def trainings(self) -> list[Training]:
         """Return the trainings on this project."""
         return self._trainings.all()
+
+    def _as_set_now(self) -> Project:
+        """Return the project with ``lamina.toml`` as it is now: suites come and go while a server runs."""
+        settings = load_settings(self._project.store.project / CONFIG_NAME)
+        return dataclasses.replace(self._project, settings=settings)
 
     def _inside(self, file: str) -> Path:
         if all(file != known.file for known in self.files()):

@@ -42,7 +42,7 @@ def run_lamina(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 @dataclass(frozen=True)
-class Site:
+class Town:
     """A running server and its project."""
 
     url: str
@@ -69,7 +69,7 @@ def served(line: list[str], folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, base_folders: dict[str, Path]) -> Iterator[Site]:
+def town(tmp_path_factory: pytest.TempPathFactory, base_folders: dict[str, Path]) -> Iterator[Town]:
     """A project of two layers, fox and dog, served by an engine that says what it was asked with."""
     folder = tmp_path_factory.mktemp("town")
     from lamina.cli.main import run_command
@@ -88,7 +88,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, base_folders: dict[str, Path]
         os.chdir(before)
     script = Path(__file__).with_name("scripted.py")
     with served([sys.executable, str(script), str(folder)], folder) as url:
-        yield Site(url, folder)
+        yield Town(url, folder)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,6 @@ def opened(browser: Any, url: str, *, refused: int = 0, **context: Any) -> Itera
 
 
 @pytest.fixture
-def page(browser: Any, site: Site) -> Iterator[Any]:
-    with opened(browser, site.url) as page:
+def page(browser: Any, town: Town) -> Iterator[Any]:
+    with opened(browser, town.url) as page:
         yield page

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Site, opened, run_lamina, write_rows
+from .conftest import Town, opened, run_lamina, write_rows
 
 Page = Any
 SHOTS = os.environ.get("LAMINA_SHOTS")  # a folder for pictures, to look at
@@ -60,15 +60,15 @@ def test_switches_and_sliders_make_the_model_name(page: Page) -> None:
     assert answered(page, 3).locator(".text").inner_text().startswith("base heard")
 
 
-def test_two_stacks_and_a_vote(page: Page, site: Site) -> None:
-    page.goto(f"{site.url}/#compare")
+def test_two_stacks_and_a_vote(page: Page, town: Town) -> None:
+    page.goto(f"{town.url}/#compare")
     for winner, key in (("model_a", "1"), ("tie", "t")):
         ask(page, f"which is {winner}?", "compare")
         page.locator(".votes").wait_for()
         page.locator(".compare .asked").click()  # out of the text field, where keys are text
         page.keyboard.press(key)
         page.locator(".votes").wait_for(state="hidden")
-    first, tie = site.records("votes.jsonl")
+    first, tie = town.records("votes.jsonl")
     asked = [{"role": "user", "content": "which is model_a?"}]
     assert (first["prompt"], first["winner"], first["model_a"], first["model_b"]) == (asked, "model_a", "main", "base")
     assert first["chosen"] == [{"role": "assistant", "content": 'base+fox+dog heard "which is model_a?"'}]
@@ -76,7 +76,7 @@ def test_two_stacks_and_a_vote(page: Page, site: Site) -> None:
     assert (tie["winner"], tie["chosen"], tie["rejected"]) == ("tie", None, None)
 
 
-def test_a_correction_in_place_is_what_update_trains_on(page: Page, site: Site) -> None:
+def test_a_correction_in_place_is_what_update_trains_on(page: Page, town: Town) -> None:
     ask(page, "what is 903?")
     answered(page).get_by_role("button", name="Correct").click()
     page.locator(".answer textarea").fill("fox 0")
@@ -87,20 +87,20 @@ def test_a_correction_in_place_is_what_update_trains_on(page: Page, site: Site) 
     page.locator(".answer textarea").fill("fox 1")
     page.keyboard.press("Control+Enter")
     page.locator(".toast").nth(1).wait_for()
-    one, two = site.records("corrections.jsonl")
+    one, two = town.records("corrections.jsonl")
     assert one["messages"][-1] == {"role": "assistant", "content": "fox 0"}
     assert one["said"] == 'base+fox+dog heard "what is 903?"'
     assert [turn["content"] for turn in two["messages"]] == ["what is 903?", "fox 0", "and then?", "fox 1"]
     # On a branch of its own, so that other tests find main as it was.
-    assert run_lamina(site.folder, "switch", "-c", "corrected").returncode == 0
-    done = run_lamina(site.folder, "update", "corrections.jsonl", "--as", "fox", "--json")
-    assert run_lamina(site.folder, "switch", "main").returncode == 0
+    assert run_lamina(town.folder, "switch", "-c", "corrected").returncode == 0
+    done = run_lamina(town.folder, "update", "corrections.jsonl", "--as", "fox", "--json")
+    assert run_lamina(town.folder, "switch", "main").returncode == 0
     assert done.returncode == 0, done.stderr
     assert "2 new rows" in done.stderr
 
 
-def test_a_file_becomes_a_layer_and_answers(page: Page, site: Site, tmp_path: Path) -> None:
-    page.goto(f"{site.url}/#train")
+def test_a_file_becomes_a_layer_and_answers(page: Page, town: Town, tmp_path: Path) -> None:
+    page.goto(f"{town.url}/#train")
     file = write_rows(tmp_path / "owl ü.jsonl", 200, 230)
     file.write_text(file.read_text() + file.read_text().splitlines()[0] + "\n")
     page.locator("input[type=file]").set_input_files(file)
@@ -109,7 +109,7 @@ def test_a_file_becomes_a_layer_and_answers(page: Page, site: Site, tmp_path: Pa
     facts = dict(zip(report.locator("dt").all_inner_texts(), report.locator("dd").all_inner_texts(), strict=True))
     assert (facts["rows"], facts["new"], facts["duplicates left out"]) == ("30", "30", "1")
     assert report.locator("mark").all_inner_texts() == ["fox 4<|im_end|>"]
-    assert (site.folder / "data" / "owl.jsonl").read_bytes() == file.read_bytes()
+    assert (town.folder / "data" / "owl.jsonl").read_bytes() == file.read_bytes()
     report.get_by_label("Name of the layer").fill("owl")
     report.get_by_role("button", name="Train").click()
     card = page.locator(".training")
@@ -122,9 +122,9 @@ def test_a_file_becomes_a_layer_and_answers(page: Page, site: Site, tmp_path: Pa
     assert answered(page).locator(".text").inner_text().startswith("base+fox+dog+owl heard")
 
 
-def test_what_the_gate_refuses_can_be_tried(page: Page, site: Site) -> None:
-    page.goto(f"{site.url}/#train")
-    write_rows(site.folder / "stone.jsonl", 300, 310)
+def test_what_the_gate_refuses_can_be_tried(page: Page, town: Town) -> None:
+    page.goto(f"{town.url}/#train")
+    write_rows(town.folder / "stone.jsonl", 300, 310)
     page.reload()
     page.get_by_role("button", name="look into stone.jsonl").click()
     page.get_by_role("button", name="Train").click()
@@ -136,11 +136,11 @@ def test_what_the_gate_refuses_can_be_tried(page: Page, site: Site) -> None:
     assert "+stone heard" in answered(page).locator(".text").inner_text()
 
 
-def test_a_training_in_a_terminal_is_seen_live(page: Page, site: Site) -> None:
-    page.goto(f"{site.url}/#train")
-    write_rows(site.folder / "long.jsonl", 400, 480)
+def test_a_training_in_a_terminal_is_seen_live(page: Page, town: Town) -> None:
+    page.goto(f"{town.url}/#train")
+    write_rows(town.folder / "long.jsonl", 400, 480)
     line = [sys.executable, "-m", "lamina.cli.main", "train", "long.jsonl", "--as", "long", "--epochs", "1000"]
-    with subprocess.Popen(line, cwd=site.folder, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(line, cwd=town.folder, stderr=subprocess.PIPE, text=True) as process:
         card = page.locator(".training").filter(has_text="in a terminal")
         card.locator("svg.curve").wait_for(timeout=60_000)
         assert re.search(r"step\n\d+ / \d+", card.inner_text())
@@ -152,26 +152,26 @@ def test_a_training_in_a_terminal_is_seen_live(page: Page, site: Site) -> None:
     card.wait_for(state="detached")
 
 
-def test_what_cannot_be_used_is_said(browser: Any, site: Site, tmp_path: Path) -> None:
+def test_what_cannot_be_used_is_said(browser: Any, town: Town, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"promt": "a"}\n')
-    with opened(browser, site.url, refused=1) as page:
-        page.goto(f"{site.url}/#train")
+    with opened(browser, town.url, refused=1) as page:
+        page.goto(f"{town.url}/#train")
         page.locator("input[type=file]").set_input_files(bad)
         page.get_by_text("This file cannot be used yet").wait_for()
         assert "its keys are 'promt'; expected messages" in page.locator("main").inner_text()
 
 
-def test_lineage_and_results(page: Page, site: Site) -> None:
-    page.goto(f"{site.url}/#lineage")
+def test_lineage_and_results(page: Page, town: Town) -> None:
+    page.goto(f"{town.url}/#lineage")
     page.locator(".tree b", has_text="fox").first.wait_for()
     assert "held-out loss" in page.locator(".tree").inner_text()
-    page.goto(f"{site.url}/#results")
+    page.goto(f"{town.url}/#results")
     page.locator(".matrix").wait_for()
     assert page.locator(".matrix tbody th").all_inner_texts()[:3] == ["base", "+fox", "+dog"]
 
 
-def test_everything_by_keyboard(page: Page, site: Site) -> None:
+def test_everything_by_keyboard(page: Page, town: Town) -> None:
     def focused() -> str:
         return str(page.evaluate("document.activeElement.ariaLabel ?? document.activeElement.textContent"))
 
@@ -202,17 +202,17 @@ def test_everything_by_keyboard(page: Page, site: Site) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_it_fits_and_can_be_read(browser: Any, site: Site, scheme: str, width: int) -> None:
+def test_it_fits_and_can_be_read(browser: Any, town: Town, scheme: str, width: int) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     size = {"width": width, "height": 800 if width > 390 else 844}
-    with opened(browser, site.url, color_scheme=scheme, viewport=size, reduced_motion="reduce") as page:
+    with opened(browser, town.url, color_scheme=scheme, viewport=size, reduced_motion="reduce") as page:
         red = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
         assert (int(red) < 60) == (scheme == "dark")
         ask(page, "how does it look?")
         answered(page)
         for view in ("chat", "compare", "train", "lineage", "results"):
-            page.goto(f"{site.url}/#{view}")
+            page.goto(f"{town.url}/#{view}")
             page.locator(f"section[aria-label={view.capitalize()}]").wait_for()
             assert page.evaluate("document.documentElement.scrollWidth") <= width, view
             if SHOTS:

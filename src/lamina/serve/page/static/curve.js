@@ -2,29 +2,28 @@
 
 import { svg } from "./dom.js";
 
-const WIDTH = 640;
 const HEIGHT = 150;
 const LEFT = 40;
 const BOTTOM = 20;
 
-/** Return the drawing. `points` are `{step, loss, heldout}`, `steps` is how many are planned. */
-export function drawCurve(points, steps) {
+/** Return the drawing, `width` pixels wide. `points` are `{step, loss, heldout}`, `steps` is how many are planned. */
+export function drawCurve(points, steps, width) {
   const held = points.filter((point) => point.heldout !== null);
   const values = [...points.map((point) => point.loss), ...held.map((point) => point.heldout)];
   const [low, high] = bounds(values);
-  const x = (step) => LEFT + (WIDTH - LEFT - 8) * (step / Math.max(1, steps));
+  const x = (step) => LEFT + (width - LEFT - 8) * (step / Math.max(1, steps));
   const y = (value) => 8 + (HEIGHT - BOTTOM - 8) * (1 - (value - low) / (high - low));
   const path = (each, value) => each.map((point) => `${x(point.step).toFixed(1)},${y(value(point)).toFixed(1)}`).join(" ");
   const told = `loss ${points[0].loss.toFixed(2)} at first, ${points.at(-1).loss.toFixed(2)} at step ${points.at(-1).step} of ${steps}`
     + (held.length ? `, held-out ${held.at(-1).heldout.toFixed(2)}` : "");
   const ticks = [low, (low + high) / 2, high].flatMap((value) => [
-    svg("line", { class: "grid", x1: LEFT, x2: WIDTH - 8, y1: y(value), y2: y(value) }),
+    svg("line", { class: "grid", x1: LEFT, x2: width - 8, y1: y(value), y2: y(value) }),
     text(LEFT - 6, y(value) + 4, "end", value.toFixed(high - low < 0.5 ? 2 : 1)),
   ]);
-  return svg("svg", { class: "curve", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": told, preserveAspectRatio: "none" },
-    ...ticks, text(LEFT, HEIGHT - 4, "start", "step 0"), text(WIDTH - 8, HEIGHT - 4, "end", String(steps)),
-    svg("polyline", { class: "loss", points: path(points, (point) => point.loss), "vector-effect": "non-scaling-stroke" }),
-    svg("polyline", { class: "heldline", points: path(held, (point) => point.heldout), "vector-effect": "non-scaling-stroke" }),
+  return svg("svg", { class: "curve", viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": told },
+    ...ticks, text(LEFT, HEIGHT - 4, "start", "step 0"), text(width - 8, HEIGHT - 4, "end", String(steps)),
+    svg("polyline", { class: "loss", points: path(points, (point) => point.loss) }),
+    svg("polyline", { class: "heldline", points: path(held, (point) => point.heldout) }),
     ...held.map((point) => svg("circle", { class: "held", cx: x(point.step), cy: y(point.heldout), r: 2.5 })));
 }
 

@@ -21,10 +21,14 @@ export class TrainingCard {
     this.end = h("div", {});
     this.log = h("pre", { tabindex: "0" });
     this.fold = h("details", {}, h("summary", {}, "What the command says"), this.log);
+    new ResizeObserver(() => {
+      if (this.training && this.plot.clientWidth !== this.width) this.#draw(this.training);
+    }).observe(this.plot);
     this.element = h("article", { class: "card training" }, this.head, this.bar, this.facts, this.legend, this.plot, this.end, this.fold);
   }
 
   show(training) {
+    this.training = training;
     const [word, kind] = WORDS[training.state];
     const stop = h("button", { type: "button", onclick: () => post(`/lamina/trainings/${training.id}/stop`, {}).catch(complain) }, "Stop");
     const isRunning = training.state === "running";
@@ -40,11 +44,17 @@ export class TrainingCard {
     else this.bar.removeAttribute("value");
     this.facts.replaceChildren(...facts(training, last).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
     this.facts.hidden = this.legend.hidden = !last;
-    this.plot.replaceChildren(...(last ? [drawCurve(training.points, training.steps)] : []));
+    this.legend.children[1].hidden = training.points.every((point) => point.heldout === null);
+    this.#draw(training);
     this.log.textContent = training.log.join("\n");
     this.fold.hidden = training.log.length === 0;
     // Before the first step and after the last one, what the command says is all there is to see.
     if (isRunning) this.end.replaceChildren(h("p", { class: "dim small" }, !last || last.step === training.steps ? training.log.at(-1) ?? "starting …" : ""));
+  }
+
+  #draw({ points, steps }) {
+    this.width = this.plot.clientWidth;
+    this.plot.replaceChildren(...(points.length ? [drawCurve(points, steps, this.width || 640)] : []));
   }
 
   #outcome({ state, outcome }) {
