@@ -133,12 +133,15 @@ def _adapter(project: Project, digest: str) -> Adapter:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    listener = None
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
+        if listener is not None:
+            listener.close()
         taken = error.errno == errno.EADDRINUSE
         reason = "something else is listening there" if taken else (error.strerror or str(error))
         raise MachineError(
