@@ -19,6 +19,7 @@ from lamina.data.render import Renderer
 from lamina.errors import MachineError, UsageError
 from lamina.lora.adapter import Adapter, load_adapter
 from lamina.model.base import load_tokenizer
+from lamina.ops.llama import make_llama_engine, why_no_llama
 from lamina.ops.project import Project
 from lamina.serve.app import make_app
 from lamina.serve.engine import Engine, EngineError
@@ -27,11 +28,11 @@ from lamina.serve.guard import Access
 from lamina.serve.limits import Limits
 from lamina.serve.stacks import Stacks
 from lamina.serve.torch_engine import TorchEngine
-from lamina.stack.layers import read_layer
+from lamina.stack.layers import list_layers, read_layer
 
 __all__ = ["EngineName", "ServeOptions", "make_engine", "make_gateway", "serve"]
 
-EngineName = Literal["torch"]
+EngineName = Literal["llama", "torch"]
 _ORIGIN = re.compile(r"https?://[^/*\s]+")
 
 
@@ -41,6 +42,7 @@ class ServeOptions:
 
     Attributes:
         port: 0 takes a free one.
+        engine: None takes llama.cpp where it can serve the base, else torch.
         api_key: what clients must send as ``Authorization: Bearer``; None lets everyone in who can reach the port.
         hosts: names besides localhost that clients may call it by.
         origins: web pages, as ``http://host:port``, whose scripts may ask.
@@ -49,7 +51,7 @@ class ServeOptions:
 
     host: str = "127.0.0.1"
     port: int = 11435
-    engine: EngineName = "torch"
+    engine: EngineName | None = None
     api_key: str | None = None
     limits: Limits = field(default_factory=Limits)
     hosts: tuple[str, ...] = ()
@@ -77,9 +79,25 @@ def serve(project: Project, options: ServeOptions, *, ready: Callable[[str], Non
         asyncio.run(_serve(project, options, listener, ready))
 
 
-def make_engine(project: Project, name: EngineName) -> Engine:
-    """Return the engine called ``name`` for the project's base, not started."""
-    return TorchEngine(lambda: project.loaded, lambda digest: _adapter(project, digest))
+def make_engine(project: Project, name: EngineName | None = None) -> Engine:
+    """Return the engine called ``name`` for the project's base, not started; None takes llama.cpp where it can.
+
+    Raises:
+        MachineError: if llama.cpp is asked for and cannot serve this base here.
+    """
+    problem = None if name == "torch" else why_no_llama(project.base)
+    if problem is not None and name == "llama":
+        raise MachineError(f"llama.cpp cannot serve this base: {problem}", hint="--engine torch serves any")
+    if problem is not None:
+        project.progress.note(f"serving with torch, which is slower: {problem}")
+    if problem is not None or name == "torch":
+        return TorchEngine(lambda: project.loaded, lambda digest: _adapter(project, digest))
+    return make_llama_engine(
+        project.base,
+        project.progress,
+        adapter=lambda digest: _adapter(project, digest),
+        known=lambda: [digest for digest, _ in list_layers(project.store)],
+    )
 
 
 def make_gateway(project: Project, engine: Engine, limits: Limits, *, log_prompts: bool = False) -> Gateway:
@@ -101,7 +119,7 @@ async def _serve(
     try:
         await gateway.start()
     except EngineError as error:
-        raise MachineError(f"the engine '{options.engine}' did not start: {error}") from error
+        raise MachineError(f"the engine '{engine.name}' did not start: {error}") from error
     try:
         ready(_url(listener))
         server = uvicorn.Server(
