@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from lamina.data.render import Renderer
+
 
 def events(text: str) -> list[Any]:
     lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
@@ -163,3 +165,14 @@ def test_tools_are_written_into_the_system_message(site: Any) -> None:
     assert "system\nBe brief.\n\nset_light(room)<|im_end|>" in text
     assert 'assistant\n{"name": "set_light", "arguments": {}}<|im_end|>' in text
     assert "tool\ndone<|im_end|>" in text
+
+
+def test_a_template_that_knows_tools_renders_them(site: Any) -> None:
+    template = (
+        "{% if tools %}T:{{ tools[0].function.name }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    site.gateway.renderer = Renderer(site.gateway.renderer.tokenizer, template)
+    site.chat("hi", tools=[LIGHT])
+    site.chat("hi")
+    texts = [site.gateway.renderer.tokenizer.decode(request.prompt) for request in site.engine.seen]
+    assert texts == ["T:set_lighthi", "hi"]

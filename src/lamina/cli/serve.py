@@ -18,7 +18,10 @@ def run(
         str | None,
         typer.Option(envvar="LAMINA_API_KEY", help="key that clients must send; safer in the environment"),
     ] = None,
-    engine: Annotated[Literal["torch"], typer.Option(help="what computes the answers")] = "torch",
+    engine: Annotated[
+        Literal["llama", "torch"] | None,
+        typer.Option(help="what computes; else llama.cpp where it can, torch where not"),
+    ] = None,
     parallel: Annotated[int, typer.Option(min=1, help="answers written at once; more wait their turn")] = 8,
     queue: Annotated[int, typer.Option(min=0, help="answers that may wait; more are turned away")] = 64,
     max_tokens: Annotated[int, typer.Option(min=1, help="longest answer in tokens")] = 4096,

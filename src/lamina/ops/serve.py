@@ -19,6 +19,7 @@ from lamina.data.render import Renderer
 from lamina.errors import MachineError, UsageError
 from lamina.lora.adapter import Adapter, load_adapter
 from lamina.model.base import load_tokenizer
+from lamina.ops.llama import make_llama_engine, why_no_llama
 from lamina.ops.project import Project
 from lamina.ops.workshop import ProjectWorkshop
 from lamina.serve.app import make_app
@@ -29,11 +30,11 @@ from lamina.serve.limits import Limits
 from lamina.serve.page.api import OPEN_PATHS, page_router
 from lamina.serve.stacks import Stacks
 from lamina.serve.torch_engine import TorchEngine
-from lamina.stack.layers import read_layer
+from lamina.stack.layers import list_layers, read_layer
 
 __all__ = ["EngineName", "ServeOptions", "make_engine", "make_gateway", "serve"]
 
-EngineName = Literal["torch"]
+EngineName = Literal["llama", "torch"]
 _ORIGIN = re.compile(r"https?://[^/*\s]+")
 
 
@@ -43,6 +44,7 @@ class ServeOptions:
 
     Attributes:
         port: 0 takes a free one.
+        engine: None takes llama.cpp where it can serve the base, else torch.
         api_key: what clients must send as ``Authorization: Bearer``; None lets everyone in who can reach the port.
         hosts: names besides localhost that clients may call it by.
         origins: web pages, as ``http://host:port``, whose scripts may ask.
@@ -51,7 +53,7 @@ class ServeOptions:
 
     host: str = "127.0.0.1"
     port: int = 11435
-    engine: EngineName = "torch"
+    engine: EngineName | None = None
     api_key: str | None = None
     limits: Limits = field(default_factory=Limits)
     hosts: tuple[str, ...] = ()
@@ -79,9 +81,25 @@ def serve(project: Project, options: ServeOptions, *, ready: Callable[[str], Non
         asyncio.run(_serve(project, options, listener, ready))
 
 
-def make_engine(project: Project, name: EngineName) -> Engine:
-    """Return the engine called ``name`` for the project's base, not started."""
-    return TorchEngine(lambda: project.loaded, lambda digest: _adapter(project, digest))
+def make_engine(project: Project, name: EngineName | None = None) -> Engine:
+    """Return the engine called ``name`` for the project's base, not started; None takes llama.cpp where it can.
+
+    Raises:
+        MachineError: if llama.cpp is asked for and cannot serve this base here.
+    """
+    problem = None if name == "torch" else why_no_llama(project.base)
+    if problem is not None and name == "llama":
+        raise MachineError(f"llama.cpp cannot serve this base: {problem}", hint="--engine torch serves any")
+    if problem is not None:
+        project.progress.note(f"serving with torch, which is slower: {problem}")
+    if problem is not None or name == "torch":
+        return TorchEngine(lambda: project.loaded, lambda digest: _adapter(project, digest))
+    return make_llama_engine(
+        project.base,
+        project.progress,
+        adapter=lambda digest: _adapter(project, digest),
+        known=lambda: [digest for digest, _ in list_layers(project.store)],
+    )
 
 
 def make_gateway(project: Project, engine: Engine, limits: Limits, *, log_prompts: bool = False) -> Gateway:
@@ -106,7 +124,7 @@ async def _serve(
     try:
         await gateway.start()
     except EngineError as error:
-        raise MachineError(f"the engine '{options.engine}' did not start: {error}") from error
+        raise MachineError(f"the engine '{engine.name}' did not start: {error}") from error
     try:
         ready(_url(listener))
         server = uvicorn.Server(
@@ -137,12 +155,15 @@ def _adapter(project: Project, digest: str) -> Adapter:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    listener = None
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
+        if listener is not None:
+            listener.close()
         taken = error.errno == errno.EADDRINUSE
         reason = "something else is listening there" if taken else (error.strerror or str(error))
         raise MachineError(

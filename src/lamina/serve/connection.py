@@ -74,7 +74,7 @@ class EventStream(Response):
             return
         except Exception as error:
             known = as_api_error(error)
-            if known.status >= 500:
+            if known.status == 500:
                 _LOG.exception("a stream failed")
             if self._begun:
                 await _send_event(send, json.dumps(known.body()), more=False)

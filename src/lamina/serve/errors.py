@@ -22,6 +22,7 @@ _KINDS = {
     429: "rate_limit_error",
 }
 _WORDS = {
+    400: "the request body is not valid JSON, or nested too deeply",
     404: "no such path",
     405: "this path does not take that method",
     413: "the request body is too large",

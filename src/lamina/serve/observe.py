@@ -9,6 +9,7 @@ import uuid
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lamina.serve.connection import ClientGoneError
 from lamina.serve.errors import ApiError, error_response
 from lamina.serve.metrics import Metrics
 
@@ -41,6 +42,8 @@ class Observer:
 
         try:
             await self._app(scope, receive, tell)
+        except ClientGoneError:
+            pass
         except Exception:
             _LOG.exception("%s failed", request_id)
             if status:

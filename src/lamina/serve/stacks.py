@@ -9,7 +9,7 @@ from lamina.errors import LaminaError, StackError
 from lamina.refs import BASE
 from lamina.serve.engine import Layers
 from lamina.stack.layers import read_layer, read_stack, stack_digest
-from lamina.stack.lineage import list_refs
+from lamina.stack.lineage import MAIN, list_refs, list_tags
 from lamina.stack.manifest import BasePin, StackConfig
 from lamina.stack.order import check_parents
 from lamina.stack.resolve import prefix_names, resolve
@@ -81,7 +81,9 @@ class Stacks:
         """Return the base, every ref, and every prefix of one that has no ref itself, by name."""
         self._refresh()
         if self._listed is None:
-            refs = {name: read_stack(self._store, digest) for name, digest in list_refs(self._store).items()}
+            tags = list_tags(self._store)
+            held = sorted(list_refs(self._store).items(), key=lambda item: (item[0] in tags, item[0] != MAIN, item[0]))
+            refs = {name: read_stack(self._store, digest) for name, digest in held}
             named = {BASE: StackConfig(base=self._base, layers=())} | refs
             seen = {stack_digest(stack) for stack in named.values()}
             for ref, stack in refs.items():

@@ -17,7 +17,7 @@ import torch
 
 from lamina.errors import LaminaError
 from lamina.lora.adapter import Adapter
-from lamina.lora.surgery import attach
+from lamina.lora.surgery import attach, detach
 from lamina.model.base import LoadedBase
 from lamina.serve.constrain import Binder
 from lamina.serve.engine import EngineError, Generation, Layers, RefusedError, Token
@@ -60,12 +60,14 @@ class TorchEngine:
         self._worker.start()
 
     async def stop(self) -> None:
-        """End the thread; answers in flight end with ``EngineError``."""
+        """End the thread and take the layers off; answers in flight end with ``EngineError``."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         if self._worker is not None:
             await asyncio.to_thread(self._worker.join)
+        if self._base is not None:
+            detach(self._base.model)
         self._worker = self._base = self._binder = None
         self._adapters.clear()
 

@@ -5,6 +5,7 @@ Fields that OpenAI's own clients send and that change no answer here are known a
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -138,10 +139,25 @@ class _StreamOptions(BaseModel):
     include_obfuscation: bool = False
 
 
-class Common(BaseModel):
-    """What both kinds of completion take."""
+class _Body(BaseModel):
+    """A whole request body."""
 
     model_config = _STRICT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_text(cls, data: Any) -> Any:
+        try:
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("a text holds half a surrogate pair, which is no character") from error
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+        return data
+
+
+class Common(_Body):
+    """What both kinds of completion take."""
 
     model: str = Field(min_length=1, max_length=2048)
     max_tokens: int | None = Field(None, ge=1)
@@ -235,10 +251,8 @@ class CompletionRequest(Common):
     suffix: None = None
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(_Body):
     """The body of ``/v1/embeddings``."""
-
-    model_config = _STRICT
 
     model: str = Field(min_length=1, max_length=2048)
     input: str | _Texts | _Ids | Annotated[list[_Ids], Field(min_length=1, max_length=_MOST_PROMPTS)]
