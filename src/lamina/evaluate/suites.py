@@ -57,6 +57,7 @@ class Suite:
         pattern: for ``regex``.
         template: ``chat``, ``plain`` or None, which leaves it to the scorer.
         shots: solved items in front of every item.
+        judge: for ``judged``: which model, and where.
     """
 
     name: str
@@ -68,11 +69,13 @@ class Suite:
     pattern: str | None = None
     template: str | None = None
     shots: tuple[Item, ...] = ()
+    judge: str = ""
 
     @property
     def digest(self) -> str:
         """A digest of everything that decides a score, for caches and for comparing like with like."""
         how = [_SCORING, self.scorer, self.max_tokens, self.metric, self.pattern, self.template]
+        how += [self.judge] if self.judge else []
         content = [how, *([_plain(item) for item in items] for items in (self.items, self.shots))]
         return str(Digest.of_bytes(json.dumps(content).encode()))
 
