@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina.config import SuiteSettings
-from lamina.data.read import Records, read_records, read_rows
+from lamina.data.read import Records, parse_rows, read_records
 from lamina.errors import DataError
 from lamina.evaluate.extract import find_number
 from lamina.evaluate.instructions import check_instructions
@@ -151,7 +151,7 @@ def _parse_items(file: Path, records: Records, settings: SuiteSettings) -> tuple
         return tuple(_choice_item(file, *record) for record in records.items)
     if settings.scorer == "instructions":
         return tuple(_instruction_item(file, *record) for record in records.items)
-    items = tuple(_item(row, settings.scorer) for row in read_rows(file).rows)
+    items = tuple(_item(row, settings.scorer) for row in parse_rows(file, records).rows)
     for (number, _), item in zip(records.items, items, strict=True):
         if settings.scorer == "number" and find_number(item.reference) is None:
             raise DataError(file, f"its answer {item.reference[:40]!r} holds no number", row=number, hint="mend it")
