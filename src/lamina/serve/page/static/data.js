@@ -19,10 +19,11 @@ export class DataView {
       h("button", { type: "button", onclick: () => this.input.click() }, "Choose a file"), this.input, this.sent);
     this.list = h("ul", { class: "stored" });
     this.found = h("div", {});
-    this.running = h("div", { class: "results" });
+    this.running = h("div", { class: "runs" });
     this.element = h("section", { class: "view", "aria-label": "Train" },
       h("header", {}, h("h1", {}, "Train"), h("p", {}, "A file becomes a layer on top of the current branch, if it makes nothing worse.")),
-      this.drop, this.files = h("details", { class: "card", open: true }, h("summary", {}, "Data files of this project"), this.list), this.found, this.running);
+      this.drop, this.found, this.running,
+      this.files = h("details", { class: "card", open: true }, h("summary", {}, "Data files of this project"), this.list));
     this.#listen();
     onTrainings((trainings) => this.#follow(trainings));
   }

@@ -7,7 +7,7 @@ const WIDE = matchMedia("(min-width: 700px)");
 
 export class ResultsView {
   constructor() {
-    this.place = h("div", { class: "results" });
+    this.place = h("div", {});
     this.element = h("section", { class: "view", "aria-label": "Results" },
       h("header", {}, h("h1", {}, "Results"), h("p", {}, "Recorded scores of the current branch, layer by layer, in percent; ± is half a 95 % interval, ▲ ▼ left the interval of the row above.")),
       this.place, this.charts = h("div", { class: "charts" }));
