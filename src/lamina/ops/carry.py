@@ -25,7 +25,15 @@ from lamina.lora.adapter import Adapter, load_adapter, rescale
 from lamina.lora.surgery import fits
 from lamina.ops.measure import HELDOUT, Yardstick, rendered
 from lamina.ops.project import Project
-from lamina.ops.rows import TrainingData, prepare_rows, render_replay, replay_rows, spread, stored_rows
+from lamina.ops.rows import (
+    TrainingData,
+    prepare_rows,
+    recorded_sides,
+    render_replay,
+    replay_rows,
+    spread,
+    stored_rows,
+)
 from lamina.ops.run import Run, run_training
 from lamina.ops.sources import has_sources, recorded_rows
 from lamina.ops.train import settle
@@ -162,7 +170,9 @@ def retrain(sides: Sides, move: Move, yardstick: Yardstick) -> Made | None:
     new, sample = sides.use_new(), move.layer.replay
     recipe = _recipe(move.layer)
     if has_sources(new, move.layer, move.paths):
-        data, said = prepare_rows(new, *recorded_rows(new, move.layer, move.paths), recipe), "its files"
+        sides = recorded_sides(new.store, move.layer)
+        data = prepare_rows(new, *recorded_rows(new, move.layer, move.paths), recipe, sides=sides)
+        said = "its files"
     elif sample is not None and new.store.has(sample):
         rows = tuple(stored_rows(new.store, sample))
         data = TrainingData((), rows, (), rendered(new.loaded, rows), _watched(new, yardstick))

@@ -13,7 +13,7 @@ from lamina.errors import StackError
 from lamina.lora.adapter import Adapter, combine, load_adapter
 from lamina.lora.compare import adapter_norm, delta_norm
 from lamina.ops.project import Project
-from lamina.ops.rows import prepare_rows, render_replay
+from lamina.ops.rows import prepare_rows, recorded_sides, render_replay
 from lamina.ops.run import PASSES_KEY, Run, Trained, made_here, run_training
 from lamina.ops.sources import recorded_rows
 from lamina.refs import Digest
@@ -73,7 +73,8 @@ def reproduce(project: Project, name: str, paths: Sequence[Path] = ()) -> Reprod
     layer = read_layer(project.store, digest)
     _check(project, layer)
     recipe = Recipe.model_validate(layer.recipe)
-    data = prepare_rows(project, *recorded_rows(project, layer, paths), recipe)
+    sides = recorded_sides(project.store, layer)
+    data = prepare_rows(project, *recorded_rows(project, layer, paths), recipe, sides=sides)
     parent = read_stack(project.store, layer.parent)
     _check_replay(project, parent, recipe)
     replay = render_replay(project, parent, data, recipe)

@@ -9,10 +9,11 @@ from lamina.data.identity import row_identity
 from lamina.data.read import DataFile
 from lamina.errors import DataError
 from lamina.ops.project import Project
-from lamina.ops.rows import read_files
+from lamina.ops.rows import forgotten_rows, read_files
 from lamina.records import Conversation
 from lamina.refs import Digest
 from lamina.stack.manifest import DataSource, LayerConfig
+from lamina.stack.seen import read_seen
 
 __all__ = ["has_sources", "recorded_rows"]
 
@@ -41,7 +42,13 @@ def recorded_rows(
             hint="restore them, or name files of that content with --data",
         )
     files, rows = read_files(project, [path for path in found if isinstance(path, Path)])
-    seen = set(project.store.read_bytes(layer.rows).decode().split())
+    seen = {one.row for one in read_seen(project.store, layer)}
+    if gone := len(seen & forgotten_rows(project.store)):
+        raise DataError(
+            f"layer '{layer.name}'",
+            f"has seen {gone} rows that `lamina forget` took away",
+            hint="it cannot be trained again; `lamina log` names the layer that took its place",
+        )
     chosen = [row for row in rows if row_identity(row) in seen]
     if len(chosen) != len(seen):
         raise DataError(

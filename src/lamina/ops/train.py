@@ -12,7 +12,7 @@ from lamina.errors import DataError
 from lamina.lora.surgery import fresh_adapter, linear_paths
 from lamina.ops.admit import Admission, admit, find_place
 from lamina.ops.project import Project
-from lamina.ops.rows import TrainingData, identities, render_replay, rows_as_jsonl
+from lamina.ops.rows import TrainingData, identities, list_rows, render_replay, rows_as_jsonl
 from lamina.ops.run import Run, Trained, made_here, run_training
 from lamina.records import TokenRow
 from lamina.refs import Digest
@@ -122,17 +122,13 @@ def settle(
 
 def _find_candidate(project: Project, data: TrainingData, name: str, recipe: Recipe, parent: StackConfig) -> str | None:
     """Return the layer that the same run gave before, for example one that the gate kept out."""
-    rows = str(Digest.of_bytes(_rows_blob(data)))
+    rows = str(Digest.of_bytes(list_rows(data)))
     wanted = (name, stack_digest(parent), rows, recipe.model_dump(mode="json"))
     for digest, layer in list_layers(project.store):
         if (layer.name, layer.parent, layer.rows, layer.recipe) == wanted:
             project.progress.note(f"Layer {name} ({digest[7:19]}) was trained like this before; judging it again")
             return digest
     return None
-
-
-def _rows_blob(data: TrainingData) -> bytes:
-    return "\n".join(identities([*data.train, *data.heldout])).encode()
 
 
 def _run_folder(project: Project, data: TrainingData, name: str, recipe: Recipe, parent: StackConfig) -> Path:
@@ -153,7 +149,7 @@ def _describe(
 ) -> LayerConfig:
     store, pin = project.store, project.base.pin
     weights = store.put_file(trained.weights, WEIGHTS_TYPE)
-    rows = store.put_bytes(_rows_blob(data), ROWS_TYPE)
+    rows = store.put_bytes(list_rows(data), ROWS_TYPE)
     step = max(1, -(-len(data.train) // _REPLAY_SAMPLE))
     replay = store.put_bytes(rows_as_jsonl(data.train[::step]), DATASET_TYPE)
     heldout = None
