@@ -25,7 +25,8 @@ from lamina.lora.adapter import Adapter, load_adapter, rescale
 from lamina.lora.surgery import fits
 from lamina.ops.measure import HELDOUT, Yardstick, rendered
 from lamina.ops.project import Project
-from lamina.ops.rows import TrainingData, prepare_rows, render_replay, replay_rows, spread, stored_rows
+from lamina.ops.replay import render_replay, replay_rows
+from lamina.ops.rows import TrainingData, prepare_rows, spread, stored_rows
 from lamina.ops.run import Run, run_training
 from lamina.ops.sources import has_sources, recorded_rows
 from lamina.ops.train import settle

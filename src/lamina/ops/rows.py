@@ -27,9 +27,7 @@ __all__ = [
     "known_rows",
     "prepare_rows",
     "read_files",
-    "render_replay",
     "render_rows",
-    "replay_rows",
     "rows_as_jsonl",
     "spread",
     "stored_rows",
@@ -95,22 +93,6 @@ def known_rows(project: Project, stack: StackConfig) -> set[str]:
         layer = read_layer(project.store, entry.layer)
         known |= set(project.store.read_bytes(layer.rows).decode().split())
     return known
-
-
-def replay_rows(project: Project, stack: StackConfig, count: int) -> list[Conversation]:
-    """Return ``count`` rows of earlier layers, an equal share of each, spread evenly over its sample."""
-    layers = [read_layer(project.store, entry.layer) for entry in stack.layers]
-    samples = [sample for layer in layers if (sample := stored_rows(project.store, layer.replay))]
-    chosen: list[Conversation] = []
-    for index, sample in enumerate(samples):
-        chosen += spread(sample, count // len(samples) + (index < count % len(samples)))
-    return chosen
-
-
-def render_replay(project: Project, stack: StackConfig, data: TrainingData, recipe: Recipe) -> list[TokenRow]:
-    """Return the rows of ``stack``'s layers that are mixed into training on ``data``, rendered."""
-    chosen = replay_rows(project, stack, round(recipe.replay * len(data.train)))
-    return render_rows(project, chosen, project.loaded.context)
 
 
 def stored_rows(store: Store, digest: str | None) -> list[Conversation]:
