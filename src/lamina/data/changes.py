@@ -92,7 +92,7 @@ def compare(rows: Sequence[Conversation], seen: Sequence[Seen]) -> Changes:
     return Changes(
         **{part: tuple(found) for part, found in parts.items()},
         contradictions=tuple(contradictions),
-        removed=past.removed(),
+        removed=past.removed(to_train),
         to_train=tuple(to_train),
     )
 
@@ -109,7 +109,6 @@ class _Past:
 
     def __init__(self, rows: Sequence[Conversation], seen: Sequence[Seen]) -> None:
         self._present = {row_identity(row) for row in rows}
-        self._prompts = {prompt_identity(row) for row in rows} - {None}
         self._own = [one for one in seen if one.is_own]
         self._own_rows = {one.row for one in self._own}
         self._other_rows = {one.row for one in seen if not one.is_own}
@@ -133,8 +132,9 @@ class _Past:
         found = self._answers.get(prompt, [])
         return max(found, key=lambda one: one.height).layer if found else None
 
-    def removed(self) -> tuple[str, ...]:
-        gone = (one for one in self._own if not self._is_alive(one) and one.prompt not in self._prompts)
+    def removed(self, to_train: Sequence[Conversation]) -> tuple[str, ...]:
+        answered = {prompt_identity(row) for row in to_train} - {None}
+        gone = (one for one in self._own if not self._is_alive(one) and one.prompt not in answered)
         return tuple(sorted({one.row for one in gone} - superseded_rows(self._own)))
 
     def _is_alive(self, one: Seen) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lamina.errors import DataError
 
-__all__ = ["SUFFIXES", "find_files"]
+__all__ = ["SUFFIXES", "find_files", "root_of"]
 
 SUFFIXES = (".csv", ".json", ".jsonl", ".md", ".ndjson", ".parquet", ".tsv", ".txt")
 
@@ -33,12 +33,25 @@ def find_files(names: Sequence[Path], *, without: Collection[Path] = (), may_be_
         if not name.is_dir() and (name.exists() or not glob.has_magic(str(name))):
             found[name] = None
             continue
-        fitting = name.iterdir() if name.is_dir() else map(Path, glob.iglob(str(name), recursive=True))
-        files = [path for path in sorted(fitting) if _is_data(path) and path.resolve() not in spared]
+        root, pattern = (name, "*") if name.is_dir() else _split(name)
+        files = [path for path in sorted(root.glob(pattern)) if _is_data(path) and path.resolve() not in spared]
         if not files and not may_be_none:
             raise DataError(name, "no data files there", hint=f"expected names that end in {', '.join(SUFFIXES)}")
         found |= dict.fromkeys(files)
     return list(found)
+
+
+def root_of(name: Path) -> Path:
+    """Return the folder under which everything lies that ``name`` means, now or later."""
+    if name.is_dir():
+        return name
+    return _split(name)[0] if not name.exists() and glob.has_magic(str(name)) else name.parent
+
+
+def _split(pattern: Path) -> tuple[Path, str]:
+    """Return a pattern's folder without wildcards, and the rest."""
+    first = next(place for place, part in enumerate(pattern.parts) if glob.has_magic(part))
+    return Path(*pattern.parts[:first]), str(Path(*pattern.parts[first:]))
 
 
 def _is_data(path: Path) -> bool:

@@ -25,15 +25,8 @@ from lamina.lora.adapter import Adapter, load_adapter, rescale
 from lamina.lora.surgery import fits
 from lamina.ops.measure import HELDOUT, Yardstick, rendered
 from lamina.ops.project import Project
-from lamina.ops.rows import (
-    TrainingData,
-    prepare_rows,
-    recorded_sides,
-    render_replay,
-    replay_rows,
-    spread,
-    stored_rows,
-)
+from lamina.ops.replay import render_replay, replay_rows
+from lamina.ops.rows import TrainingData, prepare_rows, recorded_sides, spread, stored_rows
 from lamina.ops.run import Run, run_training
 from lamina.ops.sources import has_sources, recorded_rows
 from lamina.ops.train import settle
@@ -170,8 +163,8 @@ def retrain(sides: Sides, move: Move, yardstick: Yardstick) -> Made | None:
     new, sample = sides.use_new(), move.layer.replay
     recipe = _recipe(move.layer)
     if has_sources(new, move.layer, move.paths):
-        sides = recorded_sides(new.store, move.layer)
-        data = prepare_rows(new, *recorded_rows(new, move.layer, move.paths), recipe, sides=sides)
+        held = recorded_sides(new.store, move.layer)
+        data = prepare_rows(new, *recorded_rows(new, move.layer, move.paths), recipe, sides=held)
         said = "its files"
     elif sample is not None and new.store.has(sample):
         rows = tuple(stored_rows(new.store, sample))

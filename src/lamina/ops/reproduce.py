@@ -13,7 +13,8 @@ from lamina.errors import StackError
 from lamina.lora.adapter import Adapter, combine, load_adapter
 from lamina.lora.compare import adapter_norm, delta_norm
 from lamina.ops.project import Project
-from lamina.ops.rows import prepare_rows, recorded_sides, render_replay
+from lamina.ops.replay import render_replay
+from lamina.ops.rows import prepare_rows, recorded_sides
 from lamina.ops.run import PASSES_KEY, Run, Trained, made_here, run_training
 from lamina.ops.sources import recorded_rows
 from lamina.refs import Digest

@@ -34,9 +34,7 @@ __all__ = [
     "prepare_rows",
     "read_files",
     "recorded_sides",
-    "render_replay",
     "render_rows",
-    "replay_rows",
     "rows_as_jsonl",
     "seen_rows",
     "spread",
@@ -214,32 +212,6 @@ def list_rows(data: TrainingData) -> bytes:
 def recorded_sides(store: Store, layer: LayerConfig) -> dict[str, bool]:
     """Return, by identity, whether a row that ``layer`` has seen was held out, where that is recorded."""
     return {seen.row: seen.heldout for seen in read_seen(store, layer) if seen.heldout is not None}
-
-
-def replay_rows(
-    project: Project, stack: StackConfig, count: int, newer: Sequence[Conversation] = ()
-) -> list[Conversation]:
-    """Return ``count`` rows of earlier layers, an equal share of each, spread evenly over its sample.
-
-    Rows whose prompt ``newer``, or a later layer, answers otherwise are left out.
-    """
-    replaced = superseded(project, stack, newer) if stack.layers else set()
-    layers = [read_layer(project.store, entry.layer) for entry in stack.layers]
-    kept = [
-        [row for row in stored_rows(project.store, layer.replay) if row_identity(row) not in replaced]
-        for layer in layers
-    ]
-    samples = [sample for sample in kept if sample]
-    chosen: list[Conversation] = []
-    for index, sample in enumerate(samples):
-        chosen += spread(sample, count // len(samples) + (index < count % len(samples)))
-    return chosen
-
-
-def render_replay(project: Project, stack: StackConfig, data: TrainingData, recipe: Recipe) -> list[TokenRow]:
-    """Return the rows of ``stack``'s layers that are mixed into training on ``data``, rendered."""
-    chosen = replay_rows(project, stack, round(recipe.replay * len(data.train)), (*data.train, *data.heldout))
-    return render_rows(project, chosen, project.loaded.context)
 
 
 def stored_rows(store: Store, digest: str | None) -> list[Conversation]:

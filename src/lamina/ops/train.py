@@ -12,7 +12,8 @@ from lamina.errors import DataError
 from lamina.lora.surgery import fresh_adapter, linear_paths
 from lamina.ops.admit import Admission, admit, find_place
 from lamina.ops.project import Project
-from lamina.ops.rows import TrainingData, identities, list_rows, render_replay, rows_as_jsonl
+from lamina.ops.replay import render_replay
+from lamina.ops.rows import TrainingData, identities, list_rows, rows_as_jsonl
 from lamina.ops.run import Run, Trained, made_here, run_training
 from lamina.records import TokenRow
 from lamina.refs import Digest

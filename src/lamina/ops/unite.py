@@ -89,9 +89,7 @@ def unite(
 
 
 def _pile(project: Project, origin: Origin) -> StackConfig:
-    entries = tuple(
-        StackEntry(layer=layer, name=read_layer(project.store, layer).name) for layer in origin.layers
-    )
+    entries = tuple(StackEntry(layer=layer, name=read_layer(project.store, layer).name) for layer in origin.layers)
     return StackConfig(base=project.base.pin, layers=entries)
 
 

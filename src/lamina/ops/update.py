@@ -86,7 +86,9 @@ def update(
     with project.working("update"):
         groups = skills_of(project, find_data(project, paths), skill)
         return [
-            update_skill(project, name, files, recipe=recipe, origins=origins, suite=suite, guards=guards, accept=accept)
+            update_skill(
+                project, name, files, recipe=recipe, origins=origins, suite=suite, guards=guards, accept=accept
+            )
             for name, files in groups.items()
         ]
 
@@ -157,7 +159,7 @@ def find_data(project: Project, paths: Sequence[Path], *, may_be_none: bool = Fa
 
 
 def skills_of(project: Project, paths: Sequence[Path], skill: str | None = None) -> dict[str, list[Path]]:
-    """Return the files by the skill that they belong to: ``skill``, else that of the topmost layer trained on such a file.
+    """Return the files by skill: ``skill``, else that of the topmost layer that was trained on a file of that name.
 
     Raises:
         StackError: naming the files that no layer was trained on, if ``skill`` is None.
@@ -197,7 +199,9 @@ def _describe(looked: Looked) -> Iterator[str]:
     )
     if changes.contradictions:
         yield f"{len(changes.contradictions)} of the new rows answer otherwise than rows trained before:"
-        yield from (f"  {one.row.file}:{one.row.row}, layer {one.layer}" for one in changes.contradictions[:_MOST_SHOWN])
+        yield from (
+            f"  {one.row.file}:{one.row.row}, layer {one.layer}" for one in changes.contradictions[:_MOST_SHOWN]
+        )
         if (more := len(changes.contradictions) - _MOST_SHOWN) > 0:
             yield f"  and {more} more"
     if changes.removed:
