@@ -242,20 +242,31 @@ class Store:
                 since when.
         """
         path = self.root / "work"
-        with disk_errors(self.root):
-            handle = path.open("a+")
-        with handle:
-            if not self._is_locked_by(handle):
-                raise BusyError(
-                    f"another lamina is at work in {self.project}: {_describe_holder(path)}",
-                    hint="wait until it ends, or stop it there with Ctrl-C; nothing was changed here",
-                )
+        with self._open_claim(path) as handle:
             note = {"verb": verb, "pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
             with disk_errors(self.root):
                 handle.truncate(0)
                 handle.write(json.dumps(note))
                 handle.flush()
-            yield
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+
+    def _open_claim(self, path: Path) -> IO[str]:
+        while True:
+            with disk_errors(self.root):
+                handle = path.open("a+")
+            if not self._is_locked_by(handle):
+                handle.close()
+                raise BusyError(
+                    f"another lamina is at work in {self.project}: {_describe_holder(path)}",
+                    hint="wait until it ends, or stop it there with Ctrl-C; nothing was changed here",
+                )
+            # Who held it before may have removed the file after we opened it; a lock on that file keeps nobody out.
+            if path.exists() and path.stat().st_ino == os.fstat(handle.fileno()).st_ino:
+                return handle
+            handle.close()
 
     def _is_locked_by(self, handle: IO[str]) -> bool:
         with disk_errors(self.root):
