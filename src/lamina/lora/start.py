@@ -55,4 +55,5 @@ def _turned_off(A: Tensor, frozen: Tensor) -> Tensor:
     taken = torch.linalg.qr(frozen.double().t()).Q
     wide = A.double()
     left = wide - (wide @ taken) @ taken.t()
-    return (left * (wide.norm(dim=1, keepdim=True) / left.norm(dim=1, keepdim=True))).float()
+    kept: Tensor = left * (wide.norm(dim=1, keepdim=True) / left.norm(dim=1, keepdim=True))
+    return kept.float()

@@ -171,9 +171,11 @@ def retrain(sides: Sides, move: Move, yardstick: Yardstick) -> Made | None:
     else:
         return None
     replay = render_replay(new, move.new_below, data, recipe)
-    recipe, _ = settle(new, data, replay, recipe, {})
-    run = Run(parent=move.new_below, recipe=recipe, rows=(*data.train_tokens, *replay), heldout=data.heldout_tokens)
-    return _train(new, move, run, "retrain", scale=move.entry.scale, rows=said)
+    recipe, _ = settle(new, data, replay.rows, recipe, {})
+    run = Run(
+        parent=move.new_below, recipe=recipe, rows=(*data.train_tokens, *replay.rows), heldout=data.heldout_tokens
+    )
+    return _train(new, move, run, "retrain", scale=move.entry.scale, rows=said, further_tokens=replay.cost.tokens)
 
 
 def original_steps(layer: LayerConfig) -> int:
@@ -206,7 +208,7 @@ def _train(new: Project, move: Move, run: Run, step: Step, *, scale: float, rows
 
 def _recipe(layer: LayerConfig) -> Recipe:
     """Return the recorded recipe; a layer without one was not trained here, and keeps its rank."""
-    return Recipe.model_validate(layer.recipe or {"rank": layer.rank})
+    return Recipe.recorded(layer.recipe) if layer.recipe else Recipe(rank=layer.rank)
 
 
 def _watched(new: Project, yardstick: Yardstick) -> tuple[TokenRow, ...]:
