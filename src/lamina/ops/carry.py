@@ -46,6 +46,7 @@ __all__ = [
     "original_steps",
     "realign",
     "realign_steps",
+    "recorded_recipe",
     "retrain",
 ]
 
@@ -132,7 +133,7 @@ def realign(sides: Sides, move: Move, yardstick: Yardstick) -> Made | None:
     start = carry(sides, move)
     if start is None or sample is None or not store.has(sample):
         return None
-    recipe = _recipe(move.layer)
+    recipe = recorded_recipe(move.layer)
     total = realign_steps(move.layer) * recipe.batch_rows
     answered, answer_tokens = _distil(sides, move, round(_SHARE_DISTILLED * total))
     new = sides.use_new()
@@ -161,7 +162,7 @@ def retrain(sides: Sides, move: Move, yardstick: Yardstick) -> Made | None:
         DataError: if the new base's context would cut too much of its rows.
     """
     new, sample = sides.use_new(), move.layer.replay
-    recipe = _recipe(move.layer)
+    recipe = recorded_recipe(move.layer)
     if has_sources(new, move.layer, move.paths):
         held = recorded_sides(new.store, move.layer)
         data = prepare_rows(new, *recorded_rows(new, move.layer, move.paths), recipe, sides=held)
@@ -173,9 +174,11 @@ def retrain(sides: Sides, move: Move, yardstick: Yardstick) -> Made | None:
     else:
         return None
     replay = render_replay(new, move.new_below, data, recipe)
-    recipe, _ = settle(new, data, replay, recipe, {})
-    run = Run(parent=move.new_below, recipe=recipe, rows=(*data.train_tokens, *replay), heldout=data.heldout_tokens)
-    return _train(new, move, run, "retrain", scale=move.entry.scale, rows=said)
+    recipe, _ = settle(new, data, replay.rows, recipe, {})
+    run = Run(
+        parent=move.new_below, recipe=recipe, rows=(*data.train_tokens, *replay.rows), heldout=data.heldout_tokens
+    )
+    return _train(new, move, run, "retrain", scale=move.entry.scale, rows=said, further_tokens=replay.cost.tokens)
 
 
 def original_steps(layer: LayerConfig) -> int:
@@ -206,9 +209,9 @@ def _train(new: Project, move: Move, run: Run, step: Step, *, scale: float, rows
     )
 
 
-def _recipe(layer: LayerConfig) -> Recipe:
+def recorded_recipe(layer: LayerConfig) -> Recipe:
     """Return the recorded recipe; a layer without one was not trained here, and keeps its rank."""
-    return Recipe.model_validate(layer.recipe or {"rank": layer.rank})
+    return Recipe.recorded(layer.recipe) if layer.recipe else Recipe(rank=layer.rank)
 
 
 def _watched(new: Project, yardstick: Yardstick) -> tuple[TokenRow, ...]:

@@ -14,10 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from lamina.config import Recipe
 from lamina.data.read import DataFile
 from lamina.errors import DataError
-from lamina.ops.carry import Sides
+from lamina.ops.carry import Sides, recorded_recipe
 from lamina.ops.measure import find_yardstick, nats_per_byte
 from lamina.ops.place import set_goals
 from lamina.ops.project import Project
@@ -197,7 +196,7 @@ def _retrain(project: Project, step: Step, below: StackConfig, source: Source) -
     """Train the layer by its own recipe on the rows that are left; each stays on the side that it was on."""
     layer = read_layer(project.store, step.entry.layer)
     files, rows = source
-    recipe = Recipe.model_validate(layer.recipe or {"rank": layer.rank})
+    recipe = recorded_recipe(layer)
     data = prepare_rows(project, files, rows, recipe, sides=recorded_sides(project.store, layer))
     if not data.train:
         return replace(step, action="drop", why="no rows are left to train it on")

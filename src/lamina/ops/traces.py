@@ -69,7 +69,9 @@ def find_trace(
     layer = read_layer(store, digest)
     seen = len({one.row for one in read_seen(store, layer)} & set(rows))
     parents = dict.fromkeys([*below, *_parents(store, layer)])
-    rehearsed = _may_rehearse(layer) and any(_lends(store, parent, rows, whole) for parent in parents)
+    rehearsed = _may_rehearse(layer) and any(
+        _lends(store, parent, rows, whole, by_writing=bool(layer.stood_in)) for parent in parents
+    )
     return Trace(seen=seen, rehearsed=rehearsed, is_itself=digest in whole)
 
 
@@ -102,8 +104,12 @@ def _parents(store: Store, layer: LayerConfig) -> list[str]:
     return [entry.layer for entry in read_stack(store, layer.parent).layers]
 
 
-def _lends(store: Store, digest: str, rows: Collection[str], whole: Collection[str]) -> bool:
-    """Return whether later layers may have had some of the rows from this one."""
+def _lends(store: Store, digest: str, rows: Collection[str], whole: Collection[str], *, by_writing: bool) -> bool:
+    """Return whether a later layer may have had some of the rows from this one.
+
+    A sample lends the rows that it holds. Where the stack wrote rows for a training (``by_writing``), any row that one
+    of its layers has seen may be among them.
+    """
     if not store.has(digest):
         return False  # removed already, and what it lent then cannot be told; docs/design/updating.md
     layer = read_layer(store, digest)
@@ -111,7 +117,7 @@ def _lends(store: Store, digest: str, rows: Collection[str], whole: Collection[s
         return True
     if not {one.row for one in read_seen(store, layer)} & set(rows):
         return False
-    if layer.replay is None or not store.has(layer.replay):
+    if by_writing or layer.replay is None or not store.has(layer.replay):
         return True
     return not set(rows).isdisjoint(identities(stored_rows(store, layer.replay)))
 
