@@ -52,7 +52,7 @@ class Replay:
 
 def replay_rows(project: Project, stack: StackConfig, count: int) -> list[Conversation]:
     """Return ``count`` rows of earlier layers, an equal share of each, spread evenly over its sample."""
-    samples = [sample for _, sample in _samples(project, stack) if sample]
+    samples = [sample for sample in _samples(project, stack).values() if sample]
     chosen: list[Conversation] = []
     for index, sample in enumerate(samples):
         chosen += spread(sample, count // len(samples) + (index < count % len(samples)))
@@ -75,12 +75,12 @@ def render_replay(
         chosen = replay_rows(project, stack, round(recipe.replay * len(data.train)))
         return Replay(_taught(render_rows(project, chosen, project.loaded.context), recipe.kl))
     new = sum(len(row.ids) for row in data.train_tokens)
-    samples = _samples(project, stack) if recipe.replay else []
-    gone = tuple(name for name, sample in samples if not sample) if lost is None else tuple(lost)
+    samples = _samples(project, stack) if recipe.replay else {}
+    gone = tuple(name for name, sample in samples.items() if sample is None) if lost is None else tuple(lost)
     share = recipe.replay * new / max(1, len(samples))
     rows: list[TokenRow] = []
-    for name, sample in samples:
-        if name not in gone:
+    for name, sample in samples.items():
+        if sample and name not in gone:
             rows += _taught(_fill(render_rows(project, sample, project.loaded.context), share), recipe.kl)
     stood_in, first = _written(project, stack, share * len(gone), recipe.seed)
     if gone:
@@ -90,12 +90,14 @@ def render_replay(
     return Replay((*rows, *stood_in, *anchors), gone, Cost.total([first, second]))
 
 
-def _samples(project: Project, stack: StackConfig) -> list[tuple[str, list[Conversation]]]:
-    """Return each layer's name and its sample of rows, empty where there is none here."""
-    return [
-        (entry.name, stored_rows(project.store, read_layer(project.store, entry.layer).replay))
-        for entry in stack.layers
-    ]
+def _samples(project: Project, stack: StackConfig) -> dict[str, list[Conversation] | None]:
+    """Return each layer's sample of rows by its name, None where it has none on this machine."""
+    found: dict[str, list[Conversation] | None] = {}
+    for entry in stack.layers:
+        digest = read_layer(project.store, entry.layer).replay
+        is_here = digest is not None and project.store.has(digest)
+        found[entry.name] = stored_rows(project.store, digest) if is_here else None
+    return found
 
 
 def _fill(rows: Sequence[TokenRow], tokens: float) -> list[TokenRow]:
