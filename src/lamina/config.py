@@ -45,6 +45,7 @@ Scorer = Literal[
     "contains",
     "exact",
     "instructions",
+    "judged",
     "label",
     "likelihood",
     "number",
