@@ -82,11 +82,11 @@ def render_replay(
         return Replay(_taught(render_rows(project, chosen, project.loaded.context), recipe.kl))
     new = sum(len(row.ids) for row in data.train_tokens)
     samples = _samples(project, stack, newer) if recipe.replay else []
-    gone = tuple(name for name, sample in samples if not sample) if lost is None else tuple(lost)
+    gone = tuple(name for name, sample in samples if sample is None) if lost is None else tuple(lost)
     share = recipe.replay * new / max(1, len(samples))
     rows: list[TokenRow] = []
     for name, sample in samples:
-        if name not in gone:
+        if sample and name not in gone:
             rows += _taught(_fill(render_rows(project, sample, project.loaded.context), share), recipe.kl)
     stood_in, first = _written(project, stack, share * len(gone), recipe.seed)
     if gone:
@@ -98,17 +98,19 @@ def render_replay(
 
 def _samples(
     project: Project, stack: StackConfig, newer: Sequence[Conversation]
-) -> list[tuple[str, list[Conversation]]]:
-    """Return each layer's name and its sample of rows, empty where there is none here.
+) -> list[tuple[str, list[Conversation] | None]]:
+    """Return each layer's name and its sample of rows; None if it is not on this machine.
 
     Superseded rows are left out, and so are layers of whose sample nothing is left then.
     """
     replaced = superseded(project, stack, newer)
-    found = []
+    found: list[tuple[str, list[Conversation] | None]] = []
     for entry in stack.layers:
-        sample = stored_rows(project.store, read_layer(project.store, entry.layer).replay)
-        kept = [row for row in sample if row_identity(row) not in replaced]
-        found += [(entry.name, kept)] if kept or not sample else []
+        digest = read_layer(project.store, entry.layer).replay
+        is_here = digest is not None and project.store.has(digest)
+        kept = [row for row in stored_rows(project.store, digest) if row_identity(row) not in replaced]
+        if kept or not is_here:
+            found.append((entry.name, kept if is_here else None))
     return found
 
 
