@@ -171,9 +171,17 @@ def test_updates_share_their_skills_label(grow: Callable[..., StackConfig]) -> N
 def suite(name: str, p_value: float, *, kept: bool = True, touched: bool = True) -> RoutedSuite:
     routed = (0.5 if name == "tiny" else 0.55, 0.4, 0.6)
     return RoutedSuite(
-        suite=name, items=60, whole=(0.496, 0.4, 0.6), routed=routed, change=(0.01, 0.09), p_value=p_value, better=False,
-        kept=kept, loss_bound=0.04, goes_to={"fox": 60} if touched else {SUM: 60},
-    )  # fmt: skip
+        suite=name,
+        items=60,
+        whole=(0.496, 0.4, 0.6),
+        routed=routed,
+        change=(0.01, 0.09),
+        p_value=p_value,
+        better=False,
+        kept=kept,
+        loss_bound=0.04,
+        goes_to={"fox": 60} if touched else {SUM: 60},
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@
       blobs/sha256/<hex>    everything else, by content
       logs/<ref>            one JSON line per move of a ref
       partial/<hex>         a blob that is still on its way from a registry
+      routers/              which layers answer which request; trained again in seconds
       runs/  cache/  results/   working files; safe to delete
 
 Every file is written under a temporary name, fsynced and renamed, blobs before the manifests that name them and those
