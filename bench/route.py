@@ -58,8 +58,20 @@ def prompts(work: Path, data: Path, rows: int) -> dict[str, Any]:
     """
     project = open_rows(work / "four", data)
     skills = [name for name in SKILLS if (work / "four" / f"{name}_train.jsonl").exists()]
-    told = {"as they are": None, "without system message": "system"}
-    return {"skills": skills} | {how: _tell_apart(project, skills, rows, left_out) for how, left_out in told.items()}
+    train, owners = _read(project, skills, "train", rows)
+    test, wanted = _read(project, skills, "test", rows)
+    started = time.perf_counter()
+    classifier = fit(train, owners, len(skills))
+    seconds = time.perf_counter() - started
+    means = classifier.means / np.linalg.norm(classifier.means, axis=1, keepdims=True)
+    return {
+        "skills": skills,
+        "train_rows": len(train),
+        "test_rows": len(test),
+        "fit_seconds": round(seconds, 3),
+        "gaussian": float((classifier.probabilities(test).argmax(1) == wanted).mean()),
+        "centroid": float(((test @ means.T).argmax(1) == wanted).mean()),
+    }
 
 
 def conflict(work: Path, data: Path, rows: int) -> dict[str, Any]:
@@ -104,29 +116,11 @@ def strangers_taken(project: Project, found: Routed) -> float:
     return sum(route.skill is not None for route in routes) / len(routes)
 
 
-def _tell_apart(project: Project, skills: Sequence[str], rows: int, left_out: str | None) -> dict[str, Any]:
-    train, owners = _read(project, skills, "train", rows, left_out)
-    test, wanted = _read(project, skills, "test", rows, left_out)
-    started = time.perf_counter()
-    classifier = fit(train, owners, len(skills))
-    seconds = time.perf_counter() - started
-    means = classifier.means / np.linalg.norm(classifier.means, axis=1, keepdims=True)
-    return {
-        "train_rows": len(train),
-        "test_rows": len(test),
-        "fit_seconds": round(seconds, 3),
-        "gaussian": float((classifier.probabilities(test).argmax(1) == wanted).mean()),
-        "centroid": float(((test @ means.T).argmax(1) == wanted).mean()),
-    }
-
-
-def _read(
-    project: Project, skills: Sequence[str], part: str, count: int, left_out: str | None
-) -> tuple[Points, list[int]]:
+def _read(project: Project, skills: Sequence[str], part: str, count: int) -> tuple[Points, list[int]]:
     asked, owners = [], []
     for owner, name in enumerate(skills):
         rows = read_rows(project.store.project / f"{name}_{part}.jsonl").rows[:count]
-        asked += [[turn for turn in row.messages[:-1] if turn.role != left_out] for row in rows]
+        asked += [row.messages[:-1] for row in rows]
         owners += [owner] * len(rows)
     return points_of(project, asked), owners
 
