@@ -40,6 +40,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("switch", "go to another branch"),
     ("tag", "name a stack for good"),
     ("eval", "score every prefix of the stack on every suite"),
+    ("route", "learn which layers should answer which request"),
     ("judge", "let a model say which of two stacks answers better"),
     ("chart", "draw the scores: PNG, SVG and one HTML report"),
     ("chat", "talk to a stack in the terminal"),

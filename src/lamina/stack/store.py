@@ -8,6 +8,7 @@
       partial/<hex>         a blob that is still on its way from a registry
       work                  locked by the command that trains, and what it says of itself
       forgotten             identities of rows that must not be trained on any more
+      routers/              which layers answer which request; trained again in seconds
       runs/  cache/  results/   working files; safe to delete
 
 Every file is written under a temporary name, fsynced and renamed, blobs before the manifests that name them and those
