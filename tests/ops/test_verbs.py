@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import random
 import re
@@ -149,7 +150,7 @@ def test_the_gate_keeps_a_layer_out_until_it_is_accepted(project: Path, cli: Cal
     assert "trained like this before" in accepted.err
     log = cli("log", "--json").json
     assert [layer["digest"] for layer in log["layers"]] == [candidate]
-    assert log["moves"][0]["why"] == "train fox, accepted against the gate"
+    assert log["moves"][0]["why"] == f"train fox, accepted against the gate by {getpass.getuser()}: own fox +0.0"
 
 
 def test_a_guard_is_watched(project: Path, cli: Callable[..., Any]) -> None:

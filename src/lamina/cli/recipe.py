@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +11,7 @@ from lamina.cli.output import emit_json, say
 
 if TYPE_CHECKING:
     from lamina.evaluate.gate import SuiteVerdict
-    from lamina.ops.admit import Admission
+    from lamina.ops.admit import Admission, Attempt
 
 Rank = Annotated[int | None, typer.Option(help="LoRA rank; else from the data")]
 LearningRate = Annotated[
@@ -23,6 +23,10 @@ MaxLength = Annotated[int | None, typer.Option(help="longest row in tokens; 0 me
 Replay = Annotated[float | None, typer.Option(help="rows of earlier layers mixed in, as a share of the new rows")]
 Seed = Annotated[int | None, typer.Option(help="seed of everything random")]
 Guard = Annotated[list[str] | None, typer.Option(help="a suite that must not get worse; may be given again")]
+Remedies = Annotated[
+    bool | None,
+    typer.Option("--remedies/--no-remedies", help="mend what the gate refuses; else as lamina.toml says"),
+]
 Accept = Annotated[bool, typer.Option("--accept", help="let the layer in whatever the gate says; it is recorded")]
 
 
@@ -45,6 +49,7 @@ def report(result: Admission, *, as_json: bool, more: Mapping[str, Any] | None =
                 "cost": config.cost.model_dump(),
                 "gate": [_as_json(line) for line in (result.verdict.suites if result.verdict else ())],
                 "not_scored": list(result.verdict.skipped if result.verdict else ()),
+                "attempts": [_attempt_as_json(each) for each in result.attempts],
                 **(more or {}),
             }
         )
@@ -63,6 +68,8 @@ def _describe(result: Admission) -> None:
             _describe_suite(line)
         for name in result.verdict.skipped:
             say(f"--   {name}: not scored, the layer is refused already")
+    if result.attempts:
+        _describe_attempts(result.attempts)
     if result.accepted:
         say(f"layer {result.name} ({result.layer[7:19]}) is in {result.branch}")
     else:
@@ -83,6 +90,37 @@ def _describe_suite(line: SuiteVerdict) -> None:
     say(f"     items that show a loss in points: {needed}")
     if line.warning:
         say(f"     warning: {line.warning}")
+
+
+def _describe_attempts(attempts: Sequence[Attempt]) -> None:
+    """Say every attempt in a line of a table: what was done, what each suite did, and the verdict."""
+    suites = [line.suite for line in attempts[0].verdict.suites] if attempts[0].verdict else []
+    rows = [["tried", *suites, "verdict"]]
+    for each in attempts:
+        if each.verdict is None:
+            rows.append([f"{each.remedy}: not tried, {each.done}"])
+            continue
+        changes = {line.suite: f"{(line.after - line.before) * 100:+.1f}" for line in each.verdict.suites}
+        told = [changes.get(name, "--") for name in suites]
+        rows.append(
+            [each.done, *told, f"{'accepted' if each.verdict.accepted else 'refused'} at {each.verdict.level:.2%}"]
+        )
+    full = [row for row in rows if len(row) > 1]
+    widths = [max(len(row[column]) for row in full) for column in range(len(suites) + 2)]
+    for row in rows:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip())
+
+
+def _attempt_as_json(each: Attempt) -> dict[str, Any]:
+    return {
+        "remedy": each.remedy,
+        "done": each.done,
+        "layer": each.layer or None,
+        "scale": each.scale,
+        "level": each.verdict.level if each.verdict else None,
+        "accepted": each.verdict.accepted if each.verdict else None,
+        "gate": [_as_json(line) for line in (each.verdict.suites if each.verdict else ())],
+    }
 
 
 def _as_json(line: SuiteVerdict) -> dict[str, Any]:

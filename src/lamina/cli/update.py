@@ -25,6 +25,7 @@ def run(
     replay: flags.Replay = None,
     seed: flags.Seed = None,
     accept: flags.Accept = False,
+    remedies: flags.Remedies = None,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON line")] = False,
 ) -> None:
     """Train only the rows that no layer has seen, plus replay, as a new layer on top, through the gate."""
@@ -36,7 +37,15 @@ def run(
     project = open_project(Path(), TerminalProgress())
     recipe, origins = make_recipe(project.settings, given)
     result = update(
-        project, files, recipe=recipe, origins=origins, skill=skill, suite=suite, guards=guard or (), accept=accept
+        project,
+        files,
+        recipe=recipe,
+        origins=origins,
+        skill=skill,
+        suite=suite,
+        guards=guard or (),
+        accept=accept,
+        remedies=remedies,
     )
     if result is None:
         say(f"nothing new: {project.branch} is up to date")

@@ -29,6 +29,7 @@ def update(
     suite: str | None = None,
     guards: Sequence[str] = (),
     accept: bool = False,
+    remedies: bool | None = None,
 ) -> Admission | None:
     """Train a layer on the rows of ``paths`` that no layer in the current branch has seen; None if there are none.
 
@@ -41,6 +42,7 @@ def update(
         suite: the suite that must improve; None means the one named like the skill.
         guards: suites that must not get worse, besides those marked ``guard``.
         accept: let the layer in whatever the gate says.
+        remedies: whether to try any where the gate refuses; None means what the settings say.
 
     Raises:
         StackError: if no layer was trained on a file of that name and ``skill`` is None.
@@ -64,6 +66,7 @@ def update(
         skill=suite or name,
         guards=guards,
         accept=accept,
+        remedies=remedies,
     )
 
 
