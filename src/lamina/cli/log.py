@@ -101,7 +101,7 @@ def _bill_cells(entry: Entry, currency: str) -> list[str]:
 
 
 def _show_candidates(*, as_json: bool) -> None:
-    from lamina.ops.lineage import read_candidates
+    from lamina.ops.verdicts import read_candidates
 
     found = read_candidates(Path())
     if as_json:
@@ -156,7 +156,7 @@ def _spent(spent: Spent | Entry, currency: str) -> Sequence[str]:
 
 def _describe(row: LogRow) -> str:
     """Return where the layer comes from, the change of the held-out loss, and each suite beyond its interval."""
-    from lamina.ops.verdicts import OVERRULED
+    from lamina.stack.lineage import OVERRULED
 
     layer, parts = row.layer, []
     if row.overruled:
