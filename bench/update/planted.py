@@ -19,6 +19,7 @@ between  neither is certain; counted apart
 gate_false_accept   share of bad layers that the gate let in, Wilson interval; stated: at most 5 %
 gate_false_reject   share of good layers kept out; stated: 5 % for each suite with items enough, where nothing
                     is lost. A good layer may lose part of the margin, which makes some refusals right
+first_look          the same at the level that a gate with remedies has for the layer as trained
 resplit             the same rates over 40 other cuts of the same pools, where each layer counts once for each cut
 
 Stopped runs go on: every layer's answers are kept under ``--work``. ``--seconds`` ends a run early; the figures are
@@ -46,7 +47,7 @@ from skills import read_banking
 
 from lamina.config import BaseSettings, Recipe
 from lamina.data.render import Renderer
-from lamina.evaluate.gate import decide
+from lamina.evaluate.gate import LEVEL, decide
 from lamina.evaluate.run import run_suite
 from lamina.evaluate.statistics.intervals import interval, wilson
 from lamina.evaluate.statistics.loss import upper_loss
@@ -55,6 +56,7 @@ from lamina.evaluate.suites import Item, Suite
 from lamina.lora.adapter import Factors, scale_of
 from lamina.lora.surgery import attach, fresh_adapter
 from lamina.model.base import LoadedBase, load_base, resolve_base
+from lamina.ops.remedy import FIRST_SHARE
 from lamina.records import Conversation, Message, Quiet, Score
 from lamina.stack.store import write_atomically
 from lamina.train.loop import train_steps
@@ -245,12 +247,13 @@ def summarise(bare: Answers, planted: Sequence[tuple[str, Answers]]) -> dict[str
         **_rates(first),
         "between": sum(truth == "between" for truth, _ in first),
         "between_accepted": sum(accepted for truth, accepted in first if truth == "between"),
+        "first_look": _rates([judge(bare, answers, 0, LEVEL * FIRST_SHARE) for _, answers in planted]),
         "resplit": {"cuts": CUTS, **_rates(again)},
         "kinds": kinds,
     }
 
 
-def judge(bare: Answers, answers: Answers, cut: int) -> tuple[str, bool]:
+def judge(bare: Answers, answers: Answers, cut: int, level: float = LEVEL) -> tuple[str, bool]:
     """Return what the layer is by the truth's items of a cut, and whether the gate lets it in by its own."""
     parts = {}
     for role in ("own", "guard"):
@@ -260,7 +263,7 @@ def judge(bare: Answers, answers: Answers, cut: int) -> tuple[str, bool]:
         parts[role] = [(old[part], new[part]) for part in (places[:size], places[size:])]
     truth = what_it_is(*(pair(*parts[role][1]) for role in ("own", "guard")))
     before, after = ({role: _score(role, parts[role][0][side]) for role in parts} for side in (0, 1))
-    verdict = decide(before, after, own=["own"], guards=["guard"], margins={"guard": MARGIN})
+    verdict = decide(before, after, own=["own"], guards=["guard"], margins={"guard": MARGIN}, level=level)
     return truth, verdict.accepted
 
 

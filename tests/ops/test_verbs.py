@@ -123,7 +123,7 @@ def test_eval_and_chart(project: Path, cli: Callable[..., Any]) -> None:
     folder = project / "charts"
     assert {path.name for path in folder.iterdir()} == {
         "report.html",
-        *(f"{name}.{end}" for name in ("scores", "quality", "cost") for end in ("png", "svg")),
+        *(f"{name}.{end}" for name in ("scores", "quality", "cost", "cost-staircase") for end in ("png", "svg")),
     }
     assert Path(charted["chart"]).exists()
     unknown = cli("eval", "--suite", "askd")

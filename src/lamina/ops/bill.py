@@ -93,10 +93,8 @@ def bill_of(store: Store, stack: StackConfig, costs: CostSettings) -> Bill:
         retrained = _scaled(rate, seen / recorded if recorded else 0.0)
         lines.append(Line(layer.name, tuple(steps), total(steps, layer=layer.name), retrained))
     named = {each.layer for own in owned for each in own}
-    base, rest = (
-        total(each for each in entries if chosen(each))
-        for chosen in (lambda each: not each.layer, lambda each: each.layer and each.layer not in named)
-    )
+    base = total(each for each in entries if not each.layer)
+    rest = total(each for each in entries if each.layer and each.layer not in named)
     spent = total([*(line.spent for line in lines), base, rest])
     return Bill(tuple(lines), base, rest, spent, total(line.retrained for line in lines), costs.currency)
 

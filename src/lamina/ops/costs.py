@@ -18,7 +18,7 @@ from lamina.stack.layers import read_layer
 from lamina.stack.manifest import LayerConfig, StackConfig
 from lamina.stack.store import Store
 
-__all__ = ["count_parameters", "layer_size", "pass_flops", "point_of"]
+__all__ = ["count_parameters", "layer_size", "mean_score", "pass_flops", "point_of"]
 
 
 def point_of(project: Project, name: str, stack: StackConfig, scores: Sequence[Score]) -> CostPoint | None:
@@ -42,7 +42,7 @@ def point_of(project: Project, name: str, stack: StackConfig, scores: Sequence[S
         )
         for digest, layer in trained.items()
     )
-    mean, half = _mean(scores)
+    mean, half = mean_score(scores)
     return CostPoint(
         name=name,
         score=mean,
@@ -105,7 +105,7 @@ def layer_size(store: Store, digest: str) -> int:
     return count_parameters(store.blob_path(read_layer(store, digest).weights))
 
 
-def _mean(scores: Sequence[Score]) -> tuple[float, float]:
+def mean_score(scores: Sequence[Score]) -> tuple[float, float]:
     """Return the mean over suites and half its 95 % interval; the suites' items are apart, so variances add."""
     halves = [(score.high - score.low) / 2 for score in scores]
     return math.fsum(score.mean for score in scores) / len(scores), math.hypot(*halves) / len(scores)
