@@ -29,7 +29,7 @@ from lamina.ops.admit import Admission, Attempt, Place, admit
 from lamina.ops.costs import layer_size
 from lamina.ops.ledger import read_ledger
 from lamina.ops.project import Project
-from lamina.ops.rows import TrainingData, render_rows, stored_rows
+from lamina.ops.rows import TrainingData, known_rows, render_rows, stored_rows
 from lamina.ops.spending import spending
 from lamina.refs import Digest
 from lamina.stack.layers import read_layer, stack_digest
@@ -331,7 +331,7 @@ def _all_rows(work: Work, layers: list[LayerConfig]) -> TrainingData:
     """Return the new rows together with the skill's earlier ones, as far as its files or samples hold them."""
     project, data = work.project, work.data
     store = project.store
-    seen = {identity for layer in layers for identity in store.read_bytes(layer.rows).decode().split()}
+    seen = known_rows(project, work.place.stack.model_copy(update={"layers": tuple(work.earlier)}))
     heldout = {row_identity(row): row for layer in layers for row in stored_rows(store, layer.heldout)}
     samples = [row for layer in layers for row in stored_rows(store, layer.replay)]
     found = {row_identity(row): row for file in data.files for row in file.rows} | {
