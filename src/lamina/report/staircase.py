@@ -34,7 +34,7 @@ def draw_cost_staircase(steps: Sequence[CostStep], *, title: str, unit: str) -> 
         axes.set_xlabel(f"spent so far, {unit}")
         axes.set_ylabel("mean score, %")
         axes.set_title("" if narrow else title, loc="left", fontweight="bold")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1 if narrow else 2, frameon=False)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1 if narrow else 2, frameon=False, fontsize=9)
         clean(axes, "both")
 
     told = "; ".join(
@@ -62,6 +62,7 @@ def _draw_steps(axes: Any, steps: Sequence[CostStep]) -> None:
         color=PALETTE[1],
         marker="s",
         markerfacecolor="white",
+        zorder=4,
         markersize=7,
         linewidth=0,
         label="full training at every point (score assumed)",
