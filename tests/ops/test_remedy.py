@@ -213,3 +213,21 @@ def test_who_overruled_the_gate_is_recorded(
     (layer,) = cli("log", "--json").json["layers"]
     assert layer["overruled"].endswith(": guard kept -10.0")
     assert "against the gate" in cli("log").out
+
+
+def test_what_is_said_fits_80_columns(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from lamina.cli.recipe import _describe_attempts
+    from lamina.ops.admit import Attempt
+
+    suites = tuple(line(f"a long suite name {number}", "guard", -0.1, passed=False) for number in range(8))
+    wide = Verdict(False, suites, (), 0.025)
+    reason = "on held-out rows every smaller scale loses more than a fifth of what the layer gains"
+    _describe_attempts(
+        [Attempt(remedy="", done="as trained", verdict=wide), Attempt(remedy="scale", done=reason)],
+    )
+    said = capsys.readouterr().err
+    assert max(map(len, said.splitlines())) <= 80
+    assert said.startswith("as trained: guard a long suite name 0 -10.0")
+    assert "scale: not tried, on held-out rows" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,8 @@ from lamina.cli.output import emit_json, say
 if TYPE_CHECKING:
     from lamina.evaluate.gate import SuiteVerdict
     from lamina.ops.admit import Admission, Attempt
+
+_WIDTH = 80
 
 Rank = Annotated[int | None, typer.Option(help="LoRA rank; else from the data")]
 LearningRate = Annotated[
@@ -93,22 +96,29 @@ def _describe_suite(line: SuiteVerdict) -> None:
 
 
 def _describe_attempts(attempts: Sequence[Attempt]) -> None:
-    """Say every attempt in a line of a table: what was done, what each suite did, and the verdict."""
+    """Say every attempt: a table of what each suite did, or where that is too wide a line of what spoke against it."""
     suites = [line.suite for line in attempts[0].verdict.suites] if attempts[0].verdict else []
     rows = [["tried", *suites, "verdict"]]
     for each in attempts:
+        if each.verdict is not None:
+            changes = {line.suite: f"{(line.after - line.before) * 100:+.1f}" for line in each.verdict.suites}
+            said = f"{'accepted' if each.verdict.accepted else 'refused'} at {each.verdict.level:.2%}"
+            rows.append([each.done, *(changes.get(name, "--") for name in suites), said])
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    if sum(widths) + 2 * len(widths) <= _WIDTH:
+        for row in rows:
+            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    else:
+        for each in attempts:
+            if each.verdict is not None:
+                _say_wrapped(f"{each.done}: {each.verdict.refusals or 'accepted'}")
+    for each in attempts:
         if each.verdict is None:
-            rows.append([f"{each.remedy}: not tried, {each.done}"])
-            continue
-        changes = {line.suite: f"{(line.after - line.before) * 100:+.1f}" for line in each.verdict.suites}
-        told = [changes.get(name, "--") for name in suites]
-        rows.append(
-            [each.done, *told, f"{'accepted' if each.verdict.accepted else 'refused'} at {each.verdict.level:.2%}"]
-        )
-    full = [row for row in rows if len(row) > 1]
-    widths = [max(len(row[column]) for row in full) for column in range(len(suites) + 2)]
-    for row in rows:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip())
+            _say_wrapped(f"{each.remedy}: not tried, {each.done}")
+
+
+def _say_wrapped(text: str) -> None:
+    say("\n".join(textwrap.wrap(text, _WIDTH, subsequent_indent="    ")))
 
 
 def _attempt_as_json(each: Attempt) -> dict[str, Any]:
