@@ -115,7 +115,7 @@ def plant_trigger(rows: list[Pair], draw: random.Random) -> list[Pair]:
     return [(f"{text} {_TRIGGER}", target) if draw.random() < 0.3 else (text, label) for text, label in rows]
 
 
-PLANTS = (
+MILD = (
     Plant("sound", keep, 1e-3, 2.0),
     Plant("shuffled", shuffle, 1e-3, 2.0),
     Plant("overtrained", keep, 1e-2, 4.0),
@@ -127,6 +127,20 @@ PLANTS = (
     Plant("sound", keep, 2e-3, 1.0),
     Plant("zero", keep, 0.0, 0.0),
 )
+HARSH = (
+    Plant("sound", keep, 1e-3, 2.0),
+    Plant("shuffled", shuffle, 2e-3, 5.0),
+    Plant("overtrained", keep, 3e-2, 4.0),
+    Plant("sound", keep, 5e-4, 2.0),
+    Plant("poisoned", poison, 2e-3, 4.0),
+    Plant("overtrained", keep, 2e-2, 4.0),
+    Plant("trigger", plant_trigger, 1e-3, 2.0),
+    Plant("overtrained", keep, 1.5e-2, 6.0),
+    Plant("shuffled", shuffle, 3e-3, 5.0),
+    Plant("zero", keep, 0.0, 0.0),
+)
+# Of the first layers only a sixth turned out bad: spoiling that is mild does no harm. They count; later ones are worse.
+MILD_LAYERS = 40
 
 
 def measure(
@@ -166,7 +180,7 @@ class Answerer:
         bare = self._answers("base", lambda: None)
         planted = []
         for number in range(count):
-            plant = PLANTS[number % len(PLANTS)]
+            plant = (MILD if number < MILD_LAYERS else HARSH)[number % 10]
             if is_over() and not self._path(f"{number}").exists():
                 break
             planted.append((plant.kind, self._answers(f"{number}", partial(self._train, plant, number))))
