@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,21 +77,22 @@ def bill_of(store: Store, stack: StackConfig, costs: CostSettings) -> Bill:
     """Return the bill of ``stack`` from the ledger and its layers' own records.
 
     A layer without training in the ledger (pulled, imported, or older than the ledger) counts with its recorded cost.
-    Retraining at point k goes once over ``sum_{i<=k} T_i / (1 + r_i)`` tokens, T_i being those of layer i's training
-    in all its passes and r_i the share of replayed rows, which a joint run does not need. A token of it takes what one
-    of the stack's own trainings took on average, in operations, seconds, energy and money.
+    Retraining at point k goes over ``sum_{i<=k} T_i / (1 + r_i)`` tokens, T_i being those that went backward in layer
+    i's training, in all its passes, and r_i the share of replayed ones, which a joint run does not need. A token of it
+    takes what one of the stack's own trainings took on average, in operations, seconds, energy and money; what those
+    took for tokens that only went forward (held-out rows, the search for a scale, rows of their own) is taken off.
     """
     entries = read_ledger(store)
     layers = [read_layer(store, entry.layer) for entry in stack.layers]
     owned = [_named_like(store, layer, entries) for layer in layers]
     trainings = [_training(layer, own, costs) for layer, own in zip(layers, owned, strict=True)]
-    rate, recorded = total(trainings), sum(layer.cost.tokens for layer in layers)
+    rate = total(_both_ways(training) for training in trainings)
     lines, seen = [], 0.0
     for place, (layer, training, own) in enumerate(zip(layers, trainings, owned, strict=True)):
-        seen += _own_tokens(layer, is_first=place == 0)
+        seen += training.trained / (1 + _replayed(layer, is_first=place == 0))
         others = [each for each in own if each.step != "train"]
         steps = [training, *(total(_of(others, step), step, layer.name) for step in STEPS if _of(others, step))]
-        retrained = _scaled(rate, seen / recorded if recorded else 0.0)
+        retrained = _scaled(rate, seen / rate.trained if rate.trained else 0.0)
         lines.append(Line(layer.name, tuple(steps), total(steps, layer=layer.name), retrained))
     named = {each.layer for own in owned for each in own}
     base = total(each for each in entries if not each.layer)
@@ -127,13 +129,21 @@ def _training(layer: LayerConfig, entries: Sequence[Entry], costs: CostSettings)
     )
 
 
-def _own_tokens(layer: LayerConfig, *, is_first: bool) -> float:
-    """Return the layer's tokens without the replayed ones, as far as its recipe tells."""
+def _replayed(layer: LayerConfig, *, is_first: bool) -> float:
+    """Return how many tokens were replayed for each of the layer's own, as far as its recipe tells."""
     replay = 0.0 if is_first else float(layer.recipe.get("replay", 0.0))
-    return layer.cost.tokens / (1 + replay)
+    return replay + float(layer.recipe.get("anchors", 0.0))
+
+
+def _both_ways(training: Entry) -> Entry:
+    """Return the part of a training that went to tokens which also went backward; they take twice what others do."""
+    weight = 2 * training.trained
+    share = weight / (weight + training.tokens - training.trained) if weight else 0.0
+    return dataclasses.replace(_scaled(training, share), trained=training.trained)
 
 
 def _scaled(entry: Entry, factor: float) -> Entry:
+    """Return what ``factor`` of a training took; its tokens are those that went backward."""
     return Entry(
         step="train",
         tokens=round(entry.trained * factor),

@@ -18,7 +18,7 @@ from lamina.model.base import LoadedBase
 from lamina.ops.asking import judge_name, suite_judge
 from lamina.ops.project import Project
 from lamina.ops.results import read_score, write_score
-from lamina.ops.rows import known_rows, stored_rows
+from lamina.ops.rows import known_rows, stored_rows, superseded
 from lamina.ops.spending import spending
 from lamina.records import Matrix, Score, Tick
 from lamina.stack.layers import read_layer
@@ -100,20 +100,25 @@ def overlaps(project: Project, suites: Sequence[str] = ()) -> dict[str, Overlap]
     return found
 
 
-def find_suites(project: Project) -> dict[str, Suite]:
+def find_suites(project: Project, grown: StackConfig | None = None) -> dict[str, Suite]:
     """Return the suites of ``lamina.toml``, then one of held-out rows for each layer of the branch that has no suite.
 
     Held-out rows are scored by likelihood, so that every layer can be measured without writing a suite; those of a
-    layer that was pulled stayed with its owner.
+    layer that was pulled stayed with its owner, and those that a later layer answers anew are left out.
+
+    Args:
+        project: the open project.
+        grown: a stack that may follow the branch's; rows that its layers answer anew are left out as well.
     """
     suites = {name: load_suite(name, settings) for name, settings in project.settings.suites.items()}
     judged = [suite for suite in suites.values() if suite.scorer == "judged"]
     suites |= {suite.name: dataclasses.replace(suite, judge=judge_name(project)) for suite in judged}
     stack = project.stack()
-    for entry in stack.layers:
-        if skill_of(stack, entry.name) in suites:
-            continue
-        if rows := stored_rows(project.store, read_layer(project.store, entry.layer).heldout):
+    unwritten = [entry for entry in stack.layers if skill_of(stack, entry.name) not in suites]
+    replaced = superseded(project, grown or stack) if unwritten else set()
+    for entry in unwritten:
+        heldout = stored_rows(project.store, read_layer(project.store, entry.layer).heldout)
+        if rows := [row for row in heldout if row_identity(row) not in replaced]:
             suites[entry.name] = suite_of_rows(entry.name, rows, "likelihood")
     return suites
 

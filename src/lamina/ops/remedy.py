@@ -1,7 +1,7 @@
 """What is tried when the gate refuses a layer, cheapest first, each only if it can help, each judged by the same gate.
 
     scale   the same layer with less weight: nothing is trained
-    replay  trained anew with three times the replayed rows
+    replay  trained anew with three times the replayed rows, the bare base's own writing included
     rate    trained anew at half the learning rate
     squash  the skill's earlier layers leave the stack, and one layer is trained in their place on the rows of all
 
@@ -29,7 +29,7 @@ from lamina.ops.admit import Admission, Attempt, Place, admit
 from lamina.ops.costs import layer_size
 from lamina.ops.ledger import read_ledger
 from lamina.ops.project import Project
-from lamina.ops.rows import TrainingData, known_rows, render_rows, stored_rows
+from lamina.ops.rows import TrainingData, forgotten_rows, known_rows, render_rows, stored_rows, superseded
 from lamina.ops.spending import spending
 from lamina.refs import Digest
 from lamina.stack.layers import read_layer, stack_digest
@@ -45,7 +45,8 @@ _SCALES = (0.75, 0.5, 0.25)
 _BLIND_SCALE = 0.5
 _GAIN_KEPT = 0.8
 _MORE_REPLAY = 3.0
-_LEAST_REPLAY = 0.3
+_LEAST_REPLAY, _FEWEST_ANCHORS = 0.3, 0.15
+_MOST_REPLAY = 10.0
 _LESS_RATE = 0.5
 
 
@@ -108,14 +109,9 @@ def share_level(work: Work) -> dict[str, float]:
 
     They add up to the gate's level. Empty if there is no suite to ask.
     """
-    place, store = work.place, work.project.store
-    if not (place.own or place.guards):
+    if not (work.place.own or work.place.guards):
         return {}
-    layers = [read_layer(store, entry.layer) for entry in place.stack.layers]
-    possible = ["scale"]
-    possible += ["replay"] if any(stored_rows(store, layer.replay) for layer in layers) else []
-    possible += ["rate"]
-    possible += ["squash"] if work.earlier else []
+    possible = ["scale", "replay", "rate", *(["squash"] if work.earlier else [])]
     return {"": LEVEL * FIRST_SHARE} | dict.fromkeys(possible, LEVEL * (1 - FIRST_SHARE) / len(possible))
 
 
@@ -238,10 +234,14 @@ def _plan_scale(case: _Case) -> _Plan | str:
 def _plan_replay(case: _Case) -> _Plan | str:
     if not case.has_lost:
         return "no guard lost, and replay mends only what was lost"
-    recipe = Recipe.model_validate(case.config.recipe)
-    more = min(10.0, max(_LEAST_REPLAY, _MORE_REPLAY * recipe.replay))
-    tokens = round(case.config.cost.tokens * (1 + more) / (1 + recipe.replay))
-    return _retrained(case, {"replay": more}, f"replay {more:g} instead of {recipe.replay:g}", tokens)
+    recipe = Recipe.recorded(case.config.recipe)
+    changes = {"anchors": min(_MOST_REPLAY, max(_FEWEST_ANCHORS, _MORE_REPLAY * recipe.anchors))}
+    if case.work.place.stack.layers:
+        changes = {"replay": min(_MOST_REPLAY, max(_LEAST_REPLAY, _MORE_REPLAY * recipe.replay))} | changes
+    before = {key: getattr(recipe, key) for key in changes}
+    tokens = round(case.config.cost.tokens * (1 + sum(changes.values())) / (1 + sum(before.values())))
+    what = ", ".join(f"{key} {value:g} instead of {before[key]:g}" for key, value in changes.items())
+    return _retrained(case, changes, what, tokens)
 
 
 def _plan_rate(case: _Case) -> _Plan | str:
@@ -249,7 +249,7 @@ def _plan_rate(case: _Case) -> _Plan | str:
     overtrained = before is not None and after is not None and after > before
     if not (case.has_lost or (case.has_not_gained and overtrained)):
         return "no guard lost, and the held-out loss did not rise"
-    rate = Recipe.model_validate(case.config.recipe).learning_rate
+    rate = Recipe.recorded(case.config.recipe).learning_rate
     what = f"learning rate {_LESS_RATE * rate:g} instead of {rate:g}"
     return _retrained(case, {"learning_rate": _LESS_RATE * rate}, what, case.config.cost.tokens)
 
@@ -290,7 +290,7 @@ _PLANS: dict[str, Callable[[_Case], _Plan | str]] = {
 def _retrained(case: _Case, changes: dict[str, float], what: str, tokens: int) -> _Plan:
     """Return the plan of training the same rows again with the same recipe but for ``changes``."""
     work = case.work
-    recipe = Recipe.model_validate(case.config.recipe | changes)
+    recipe = Recipe.recorded(case.config.recipe | changes)
     origins = case.config.recipe_origins | dict.fromkeys(changes, "remedy")
     run = partial(make_recorded, work, "remedy", data=work.data, name=work.name, recipe=recipe, origins=origins)
 
@@ -328,7 +328,10 @@ def _heldout_gains(case: _Case) -> dict[float, float]:
 
 
 def _all_rows(work: Work, layers: list[LayerConfig]) -> TrainingData:
-    """Return the new rows together with the skill's earlier ones, as far as its files or samples hold them."""
+    """Return the new rows together with the skill's earlier ones, as far as its files or samples hold them.
+
+    Rows that a newer answer has replaced, or that were forgotten, are left out.
+    """
     project, data = work.project, work.data
     store = project.store
     seen = known_rows(project, work.place.stack.model_copy(update={"layers": tuple(work.earlier)}))
@@ -337,9 +340,10 @@ def _all_rows(work: Work, layers: list[LayerConfig]) -> TrainingData:
     found = {row_identity(row): row for file in data.files for row in file.rows} | {
         row_identity(row): row for row in samples
     }
-    new = {row_identity(row) for row in (*data.train, *data.heldout)}
-    earlier = [row for key, row in found.items() if key in seen and key not in heldout and key not in new]
-    kept = [row for key, row in heldout.items() if key not in new]
+    new = (*data.train, *data.heldout)
+    out = {row_identity(row) for row in new} | superseded(project, work.place.stack, new) | forgotten_rows(store)
+    earlier = [row for key, row in found.items() if key in seen and key not in heldout and key not in out]
+    kept = [row for key, row in heldout.items() if key not in out]
     longest = min(work.recipe.max_length or project.loaded.context, project.loaded.context)
     return TrainingData(
         data.files,
