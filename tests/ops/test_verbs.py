@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import random
 import re
@@ -50,7 +51,9 @@ def test_train_and_stack(project: Path, cli: Callable[..., Any]) -> None:
 
     write_rows(project / "fox.jsonl", 75)
     known = cli("update", "fox.jsonl", *TRAIN)
-    assert "0 new rows, 75 known already" in known.err  # the dog file held them
+    assert (
+        "fox: 0 new rows, 0 changed, 0 removed, 15 duplicate, 60 known already" in known.err
+    )  # the dog file held them
     log = cli("log", "--json").json
     assert [layer["name"] for layer in log["layers"]] == ["fox", "dog"]
 
@@ -59,12 +62,14 @@ def test_update_trains_only_new_rows_with_replay(project: Path, cli: Callable[..
     write_rows(project / "fox.jsonl", 60)
     assert cli("train", "fox.jsonl", "--as", "fox", *TRAIN, "--json").code == 0
     again = cli("update", "fox.jsonl", "--json")
-    assert (again.code, again.json) == (0, {"layer": None, "accepted": True})
-    assert "0 new rows, 60 known already" in again.err
+    assert (again.code, again.json["layer"], again.json["accepted"]) == (0, None, True)
+    assert again.json["counts"] == {"new": 0, "known": 60} | dict.fromkeys(
+        ("changed", "removed", "duplicates", "contradictions", "forgotten"), 0
+    )
 
     write_rows(project / "fox.jsonl", 70)
     grown = cli("update", "fox.jsonl", "--rank", "4", "--epochs", "2", "--replay", "0.5", "--json")
-    assert "10 new rows, 60 known already" in grown.err
+    assert "fox: 10 new rows, 0 changed, 0 removed, 0 duplicate, 60 known already" in grown.err
     shown = cli("show", "fox.2", "--json").json
     assert shown["recipe"]["replay"] == 0.5
     assert shown["recipe_origins"] == {
@@ -122,7 +127,7 @@ def test_eval_and_chart(project: Path, cli: Callable[..., Any]) -> None:
     folder = project / "charts"
     assert {path.name for path in folder.iterdir()} == {
         "report.html",
-        *(f"{name}.{end}" for name in ("scores", "quality", "cost") for end in ("png", "svg")),
+        *(f"{name}.{end}" for name in ("scores", "quality", "cost", "cost-staircase") for end in ("png", "svg")),
     }
     assert Path(charted["chart"]).exists()
     unknown = cli("eval", "--suite", "askd")
@@ -149,7 +154,7 @@ def test_the_gate_keeps_a_layer_out_until_it_is_accepted(project: Path, cli: Cal
     assert "trained like this before" in accepted.err
     log = cli("log", "--json").json
     assert [layer["digest"] for layer in log["layers"]] == [candidate]
-    assert log["moves"][0]["why"] == "train fox, accepted against the gate"
+    assert log["moves"][0]["why"] == f"train fox, accepted against the gate by {getpass.getuser()}: own fox +0.0"
 
 
 def test_a_guard_is_watched(project: Path, cli: Callable[..., Any]) -> None:
@@ -424,4 +429,6 @@ def test_a_layer_whose_rows_stayed_with_its_owner_works_in_every_verb(project: P
     assert cli("undo").code == 0
     write_rows(project / "fox.jsonl", 70)
     grown = cli("update", "fox.jsonl", *TRAIN, "--json")  # knows the old rows by their hashes
-    assert (grown.code, "10 new rows, 60 known already" in grown.err) == (0, True), grown.err
+    assert (grown.code, "10 new rows, 0 changed, 0 removed, 0 duplicate, 60 known already" in grown.err) == (0, True), (
+        grown.err
+    )

@@ -23,6 +23,7 @@ def run(
     replay: flags.Replay = None,
     seed: flags.Seed = None,
     accept: flags.Accept = False,
+    remedies: flags.Remedies = None,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON line")] = False,
 ) -> None:
     """Train a new layer on top of main; it gets in if its suite improves and no guard gets worse."""
@@ -36,7 +37,17 @@ def run(
     check_name(name)
     project = open_project(Path(), TerminalProgress())
     recipe, origins = make_recipe(project.settings, given)
-    found, rows = read_files(project, files)
-    data = prepare_rows(project, found, rows, recipe)
-    result = train_layer(project, data, name=name, recipe=recipe, origins=origins, guards=guard or (), accept=accept)
+    with project.working("train"):
+        found, rows = read_files(project, files)
+        data = prepare_rows(project, found, rows, recipe)
+        result = train_layer(
+            project,
+            data,
+            name=name,
+            recipe=recipe,
+            origins=origins,
+            guards=guard or (),
+            accept=accept,
+            remedies=remedies,
+        )
     flags.report(result, as_json=json_)

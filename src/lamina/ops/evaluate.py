@@ -18,7 +18,8 @@ from lamina.model.base import LoadedBase
 from lamina.ops.asking import judge_name, suite_judge
 from lamina.ops.project import Project
 from lamina.ops.results import read_score, write_score
-from lamina.ops.rows import known_rows, stored_rows
+from lamina.ops.rows import known_rows, stored_rows, superseded
+from lamina.ops.spending import spending
 from lamina.records import Matrix, Score, Tick
 from lamina.stack.layers import read_layer
 from lamina.stack.manifest import StackConfig
@@ -54,7 +55,10 @@ def evaluate(project: Project, stacks: Sequence[tuple[str, StackConfig]], suites
         raise UsageError(what, hint=hint)
     for name in chosen:
         _note_items(project, every[name])
-    rows = [tuple(score_stack(project, stack, every[name], label) for name in chosen) for label, stack in stacks]
+    rows = []
+    for label, stack in stacks:
+        with spending(project, "score", stack.layers[-1].name if stack.layers else "", stack):
+            rows.append(tuple(score_stack(project, stack, every[name], label) for name in chosen))
     return Matrix(tuple(label for label, _ in stacks), chosen, tuple(rows))
 
 
@@ -68,7 +72,10 @@ def evaluate_tasks(project: Project, stacks: Sequence[tuple[str, StackConfig]], 
     """
     folder = project.store.project / SUITES_FOLDER
     tasks = [task for name in names for task in load_tasks(name, folder)]
-    rows = [tuple(_score_task(project, stack, task, label) for task in tasks) for label, stack in stacks]
+    rows = []
+    for label, stack in stacks:
+        with spending(project, "score", stack.layers[-1].name if stack.layers else "", stack):
+            rows.append(tuple(_score_task(project, stack, task, label) for task in tasks))
     return Matrix(tuple(label for label, _ in stacks), tuple(task.name for task in tasks), tuple(rows))
 
 
@@ -93,20 +100,25 @@ def overlaps(project: Project, suites: Sequence[str] = ()) -> dict[str, Overlap]
     return found
 
 
-def find_suites(project: Project) -> dict[str, Suite]:
+def find_suites(project: Project, grown: StackConfig | None = None) -> dict[str, Suite]:
     """Return the suites of ``lamina.toml``, then one of held-out rows for each layer of the branch that has no suite.
 
     Held-out rows are scored by likelihood, so that every layer can be measured without writing a suite; those of a
-    layer that was pulled stayed with its owner.
+    layer that was pulled stayed with its owner, and those that a later layer answers anew are left out.
+
+    Args:
+        project: the open project.
+        grown: a stack that may follow the branch's; rows that its layers answer anew are left out as well.
     """
     suites = {name: load_suite(name, settings) for name, settings in project.settings.suites.items()}
     judged = [suite for suite in suites.values() if suite.scorer == "judged"]
     suites |= {suite.name: dataclasses.replace(suite, judge=judge_name(project)) for suite in judged}
     stack = project.stack()
-    for entry in stack.layers:
-        if skill_of(stack, entry.name) in suites:
-            continue
-        if rows := stored_rows(project.store, read_layer(project.store, entry.layer).heldout):
+    unwritten = [entry for entry in stack.layers if skill_of(stack, entry.name) not in suites]
+    replaced = superseded(project, grown or stack) if unwritten else set()
+    for entry in unwritten:
+        heldout = stored_rows(project.store, read_layer(project.store, entry.layer).heldout)
+        if rows := [row for row in heldout if row_identity(row) not in replaced]:
             suites[entry.name] = suite_of_rows(entry.name, rows, "likelihood")
     return suites
 

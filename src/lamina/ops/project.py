@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lamina.lora.adapter import Adapter, load_adapter
 from lamina.lora.quantised import require_quantiser
 from lamina.lora.surgery import attach
 from lamina.model.base import Base, LoadedBase, load_base, resolve_base
+from lamina.model.meter import Meter
 from lamina.ops.toml import quoted
 from lamina.records import Progress
 from lamina.stack.layers import read_layer, write_stack
@@ -39,6 +41,8 @@ class Project:
     progress: Progress
     _loaded: LoadedBase | None = field(default=None, repr=False)
     _exact: LoadedBase | None = field(default=None, repr=False)
+    _counted: Meter = field(default_factory=Meter, repr=False)
+    _is_claimed: bool = field(default=False, repr=False)
 
     @property
     def loaded(self) -> LoadedBase:
@@ -60,10 +64,33 @@ class Project:
         """
         return resolve(self.store, expression or self.branch, self.base.pin)
 
+    @contextmanager
+    def working(self, verb: str) -> Iterator[None]:
+        """Claim the project for ``verb``, a long one; a verb that runs within another shares its claim.
+
+        Raises:
+            BusyError: if another lamina is at work in it.
+        """
+        if self._is_claimed:
+            yield
+            return
+        with self.store.claim(verb):
+            self._is_claimed = True
+            try:
+                yield
+            finally:
+                self._is_claimed = False
+
     def release(self) -> None:
         """Let go of the base in memory; it is loaded again on its next use."""
+        self._counted = self.counted()
         self._loaded = None
         self._exact = None
+
+    def counted(self) -> Meter:
+        """Return what went through this project's base since it was opened, in either precision."""
+        meters = [self._counted, *(held.meter for held in (self._loaded, self._exact) if held is not None)]
+        return Meter(sum(meter.scored for meter in meters), sum(meter.trained for meter in meters))
 
     def exact(self, stack: StackConfig) -> LoadedBase | None:
         """Return the base in float32 with the layers of ``stack`` active, beside the one in the machine's own dtype.

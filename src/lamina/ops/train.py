@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lamina.config import Recipe
 from lamina.errors import DataError
+from lamina.evaluate.gate import LEVEL
+from lamina.lora.adapter import load_adapter
 from lamina.lora.surgery import fresh_adapter, linear_paths
 from lamina.ops.admit import Admission, admit, find_place
 from lamina.ops.project import Project
-from lamina.ops.rows import TrainingData, identities, render_replay, rows_as_jsonl
+from lamina.ops.remedy import Work, make_recorded, mend, share_level
+from lamina.ops.replay import render_replay
+from lamina.ops.rows import TrainingData, identities, list_rows, rows_as_jsonl
 from lamina.ops.run import Run, Trained, made_here, run_training
+from lamina.ops.strength import Strength, find_strength
 from lamina.records import TokenRow
 from lamina.refs import Digest
-from lamina.stack.layers import list_layers, stack_digest, write_layer
+from lamina.stack.layers import list_layers, read_layer, stack_digest, write_layer
 from lamina.stack.manifest import (
     DATASET_TYPE,
     ROWS_TYPE,
     WEIGHTS_TYPE,
+    Cost,
     DataSource,
     LayerConfig,
     StackConfig,
@@ -50,11 +56,13 @@ def train_layer(
     skill: str | None = None,
     guards: Sequence[str] = (),
     accept: bool = False,
+    remedies: bool | None = None,
 ) -> Admission:
     """Train one layer on top of the current branch and move the branch if the gate lets the layer in.
 
-    A run that was stopped goes on from its last checkpoint when it is started again with the same data and recipe.
-    Rank, batch, passes and learning rate follow from the data where ``recipe`` leaves them unset.
+    Where the gate refuses it, remedies are tried (``lamina.ops.remedy``). A run that was stopped goes on when it is
+    started again with the same data and recipe: in training from its last checkpoint, else after what was trained and
+    judged. Rank, batch, passes and learning rate follow from the data where ``recipe`` leaves them unset.
 
     Args:
         project: the open project.
@@ -65,16 +73,29 @@ def train_layer(
         skill: the suite that the layer should improve; None means the suite named like the layer, if there is one.
         guards: suites that must not get worse, besides those marked ``guard`` in the settings.
         accept: let the layer in whatever the gate says; the branch's log records it.
+        remedies: whether to try any; None means what the settings say.
 
     Raises:
-        DataError: if there is nothing to train on.
+        DataError: if there is nothing to train on, or a suite's file cannot be used.
         UsageError: if a guard is no suite.
         StackError: if the loss diverges, or the branch moved meanwhile.
         KeyboardInterrupt: on Ctrl-C, after a checkpoint.
     """
     place = find_place(project, skill or name, guards)
-    made = make_layer(project, data, name=name, recipe=recipe, origins=origins, parent=place.stack)
-    return admit(project, made.layer, place, scale=made.scale, why=f"train {name}", accept=accept)
+    work = Work(project=project, data=data, name=name, recipe=recipe, origins=origins, place=place, make=make_layer)
+    made = make_recorded(work, "train", data=data, name=name, recipe=recipe, origins=origins, parent=place.stack)
+    wanted = project.settings.remedies if remedies is None else remedies
+    levels = share_level(work) if wanted and not accept else {}
+    admission = admit(
+        project,
+        made.layer,
+        place,
+        scale=made.scale,
+        why=f"train {name}",
+        accept=accept,
+        level=levels.get("", LEVEL),
+    )
+    return mend(work, made, admission, levels) if levels and not admission.accepted else admission
 
 
 def make_layer(
@@ -91,16 +112,31 @@ def make_layer(
     """
     if not data.train:
         raise DataError(data.files[0].path if data.files else name, "no rows to train on", hint="add rows")
-    replay_tokens = render_replay(project, parent, data, recipe)
-    recipe, origins = settle(project, data, replay_tokens, recipe, origins)
-    layer = _find_candidate(project, data, name, recipe, parent)
-    if layer is None:
-        run = _run_folder(project, data, name, recipe, parent)
-        plan = Run(parent=parent, recipe=recipe, rows=(*data.train_tokens, *replay_tokens), heldout=data.heldout_tokens)
-        trained = run_training(project, plan, run)
-        layer = write_layer(project.store, _describe(project, data, name, recipe, origins, parent, trained))
-        shutil.rmtree(run, ignore_errors=True)
-    return Made(layer=layer, scale=1.0)
+    replay = render_replay(project, parent, data, recipe)
+    recipe, origins = settle(project, data, replay.rows, recipe, origins)
+    found = _find_candidate(project, data, name, recipe, parent)
+    if found is not None:
+        layer = read_layer(project.store, found)
+        strength = _strength(project, data, recipe, parent, project.store.blob_path(layer.weights))
+        return Made(layer=found, scale=strength.scale)
+    run = _run_folder(project, data, name, recipe, parent)
+    plan = Run(parent=parent, recipe=recipe, rows=(*data.train_tokens, *replay.rows), heldout=data.heldout_tokens)
+    trained = run_training(project, plan, run)
+    strength = _strength(project, data, recipe, parent, trained.weights)
+    whole = replace(trained, cost=Cost.total([trained.cost, replay.cost, strength.cost]))
+    config = _describe(project, data, name, recipe, origins, parent, whole)
+    if replay.lost:
+        config = config.model_copy(update={"stood_in": replay.lost})
+    made = Made(layer=write_layer(project.store, config), scale=strength.scale)
+    shutil.rmtree(run, ignore_errors=True)
+    return made
+
+
+def _strength(project: Project, data: TrainingData, recipe: Recipe, parent: StackConfig, weights: Path) -> Strength:
+    if recipe.scale == "one":
+        return Strength()
+    tokens = round(recipe.epochs * sum(len(row.ids) for row in data.train_tokens))
+    return find_strength(project, parent, load_adapter(weights), data.heldout_tokens, tokens=tokens)
 
 
 def settle(
@@ -122,17 +158,17 @@ def settle(
 
 def _find_candidate(project: Project, data: TrainingData, name: str, recipe: Recipe, parent: StackConfig) -> str | None:
     """Return the layer that the same run gave before, for example one that the gate kept out."""
-    rows = str(Digest.of_bytes(_rows_blob(data)))
-    wanted = (name, stack_digest(parent), rows, recipe.model_dump(mode="json"))
+    rows = str(Digest.of_bytes(list_rows(data)))
+    wanted = (name, stack_digest(parent), rows)
     for digest, layer in list_layers(project.store):
-        if (layer.name, layer.parent, layer.rows, layer.recipe) == wanted:
+        if (
+            (layer.name, layer.parent, layer.rows) == wanted
+            and layer.recipe
+            and Recipe.recorded(layer.recipe) == recipe
+        ):
             project.progress.note(f"Layer {name} ({digest[7:19]}) was trained like this before; judging it again")
             return digest
     return None
-
-
-def _rows_blob(data: TrainingData) -> bytes:
-    return "\n".join(identities([*data.train, *data.heldout])).encode()
 
 
 def _run_folder(project: Project, data: TrainingData, name: str, recipe: Recipe, parent: StackConfig) -> Path:
@@ -153,7 +189,7 @@ def _describe(
 ) -> LayerConfig:
     store, pin = project.store, project.base.pin
     weights = store.put_file(trained.weights, WEIGHTS_TYPE)
-    rows = store.put_bytes(_rows_blob(data), ROWS_TYPE)
+    rows = store.put_bytes(list_rows(data), ROWS_TYPE)
     step = max(1, -(-len(data.train) // _REPLAY_SAMPLE))
     replay = store.put_bytes(rows_as_jsonl(data.train[::step]), DATASET_TYPE)
     heldout = None

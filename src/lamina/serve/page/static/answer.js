@@ -116,7 +116,7 @@ export class Answer {
 
 function speed(tokens, finish, started, first) {
   const facts = [];
-  if (tokens !== null) facts.push(`${tokens} tokens`);
+  if (tokens !== null) facts.push(tokens === 1 ? "1 token" : `${tokens} tokens`);
   const seconds = first === null ? 0 : (performance.now() - first) / 1000;
   if (tokens > 1 && seconds > 0) facts.push(`${Math.round((tokens - 1) / seconds)}/s`);
   if (first !== null) facts.push(`first after ${Math.round(first - started)} ms`);

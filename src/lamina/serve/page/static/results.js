@@ -37,7 +37,8 @@ export class ResultsView {
   #chart(chart) {
     const drawing = new Blob([WIDE.matches ? chart.wide : chart.narrow], { type: "image/svg+xml" });
     this.urls.push(URL.createObjectURL(drawing));
-    return h("figure", {}, h("figcaption", {}, chart.title), h("img", { src: this.urls.at(-1), alt: chart.caption }));
+    // The wide drawing has its title in itself.
+    return h("figure", {}, WIDE.matches ? null : h("figcaption", {}, chart.title), h("img", { src: this.urls.at(-1), alt: chart.caption }));
   }
 }
 
