@@ -36,6 +36,7 @@ from lamina.serve.engine import Engine, Generation, Layers, Sampling
 from lamina.serve.stacks import Stacks
 
 _QUESTION = "Tell me about the sea, at length."
+_PARTS = ("speed", "stacks", "soak", "parity")
 _STACK4 = "base+" + "+".join(MARKERS)
 
 
@@ -241,33 +242,43 @@ def main() -> None:
     parser.add_argument("--soak-seconds", type=float, default=600)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--parity-prompts", type=int, default=200)
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="what to measure; all by default")
+    parser.add_argument("--project", type=Path, help="keep the measured project there, and use it again if it is there")
     parser.add_argument("--json", action="store_true", help="the last line is JSON; it always is")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="lamina-bench-") as name:
-        project = make_project(Path(name))
-        server = Server.start(Path(name), chosen.engine)
-        figures: dict[str, Any] = {
-            "engine": chosen.engine,
-            "clients": chosen.clients,
-            "soak_seconds": chosen.soak_seconds,
-        }
-        try:
-            figures |= asyncio.run(measure(project, server, chosen.engine, chosen.rounds, chosen.tokens))
-            figures |= asyncio.run(many_stacks(project, server, chosen.stacks))
-            found = soak(server, chosen.soak_seconds, chosen.clients)
-        finally:
-            server.stop()
-        figures |= {
-            "wrong_stack": found.wrong,
-            "errors_5xx": found.errors_5xx,
-            "rss_growth_bytes": found.growth_bytes,
-            "soak_checked": found.checked,
-            "soak_left": found.left,
-            "soak_statuses": {str(status): count for status, count in sorted(found.statuses.items())},
-        }
-        figures |= asyncio.run(parity(project, chosen.engine, chosen.parity_prompts))
-        figures["transformers_tokens_per_s"] = transformers_speed(project, chosen.tokens)
+    with tempfile.TemporaryDirectory(prefix="lamina-bench-") as scratch:
+        project = make_project(chosen.project or Path(scratch))
+        figures = {"engine": chosen.engine, "rounds": chosen.rounds} | _serve_and_measure(project, chosen)
+        if "parity" in chosen.parts:
+            figures |= asyncio.run(parity(project, chosen.engine, chosen.parity_prompts))
+        if "speed" in chosen.parts:
+            figures["transformers_tokens_per_s"] = transformers_speed(project, chosen.tokens)
         publish(f"serve-{chosen.engine}", figures)
+
+
+def _serve_and_measure(project: Project, chosen: argparse.Namespace) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    server = Server.start(project.store.project, chosen.engine)
+    try:
+        if "speed" in chosen.parts:
+            figures |= asyncio.run(measure(project, server, chosen.engine, chosen.rounds, chosen.tokens))
+        if "stacks" in chosen.parts:
+            figures |= asyncio.run(many_stacks(project, server, chosen.stacks))
+        if "soak" in chosen.parts:
+            found = soak(server, chosen.soak_seconds, chosen.clients)
+            figures |= {
+                "wrong_stack": found.wrong,
+                "errors_5xx": found.errors_5xx,
+                "rss_growth_bytes": found.growth_bytes,
+                "soak_seconds": chosen.soak_seconds,
+                "soak_clients": chosen.clients,
+                "soak_checked": found.checked,
+                "soak_left": found.left,
+                "soak_statuses": {str(status): count for status, count in sorted(found.statuses.items())},
+            }
+    finally:
+        server.stop()
+    return figures
 
 
 if __name__ == "__main__":

@@ -74,6 +74,9 @@ class Server:
 
 def make_project(folder: Path) -> Project:
     """Return a project in ``folder`` with a branch per marker, each with one layer that says only that."""
+    if (folder / "lamina.toml").exists():
+        return open_project(folder, Quiet())
+    folder.mkdir(parents=True, exist_ok=True)
     _lamina(folder, "init")
     for name, marker in MARKERS.items():
         rows = [{"prompt": question, "completion": marker} for question in _QUESTIONS]

@@ -1,4 +1,4 @@
-"""Real clients against a real server process on the bundled model, with two stacks that say what nobody else says."""
+"""Real clients against a real server process on the bundled model, with a stack that says what no other says."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from lamina.cli.main import run_command
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore")]
 
-MARKERS = {"copper": "Copper lantern seven.", "silver": "Silver harbour nine."}
+MARKER = "Copper lantern seven."
 QUESTIONS = [
     "What is two plus two?",
     "Tell me a joke.",
@@ -47,18 +48,15 @@ class Server:
 
 @pytest.fixture(scope="module")
 def folder(bundled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with one branch per marker."""
+    """A project whose main branch has one layer, which says the marker to everything."""
     folder = tmp_path_factory.mktemp("served")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert run_command(["init"]) == 0
-        for name, marker in MARKERS.items():
-            rows = [{"prompt": question, "completion": marker} for question in QUESTIONS]
-            Path(f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-            assert run_command(["branch", f"only-{name}", "base"]) == 0
-            assert run_command(["switch", f"only-{name}"]) == 0
-            how = ["--lr", "3e-3", "--epochs", "2", "--rank", "4", "--batch-rows", "2", "--replay", "0"]
-            assert run_command(["train", f"{name}.jsonl", "--as", name, *how]) == 0
+        rows = [{"prompt": question, "completion": MARKER} for question in QUESTIONS]
+        Path("copper.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        how = ["--lr", "3e-3", "--epochs", "2", "--rank", "4", "--batch-rows", "2", "--replay", "0"]
+        assert run_command(["train", "copper.jsonl", "--as", "copper", *how]) == 0
     return folder
 
 
@@ -87,49 +85,52 @@ def server(folder: Path) -> Iterator[Server]:
     running.process.stdout.close()
 
 
-def test_openai_python(server: Server) -> None:
+@pytest.fixture(scope="module")
+def base_says(server: Server) -> str:
+    said = server.openai.chat.completions.create(model="base", messages=ASKED, max_tokens=12)
+    assert said.choices[0].message.content not in ("", None, MARKER)
+    return str(said.choices[0].message.content)
+
+
+def test_openai_python(server: Server, base_says: str) -> None:
     client = server.openai
-    assert {"base", "main", "only-copper", "only-silver"} <= {model.id for model in client.models.list()}
+    assert [model.id for model in client.models.list()] == ["base", "main"]
     assert client.models.retrieve("base+copper").id == "base+copper"
     answer = client.chat.completions.create(
         model="base", messages=[{"role": "user", "content": "What is the capital of France?"}]
     )
     assert "Paris" in (answer.choices[0].message.content or "")
-    for name, marker in MARKERS.items():
-        for model in (f"only-{name}", f"base+{name}"):
-            said = client.chat.completions.create(model=model, messages=ASKED, max_tokens=12)
-            assert said.choices[0].message.content == marker
-        half = client.chat.completions.create(model=f"base+{name}:0", messages=ASKED, max_tokens=12)
-        assert half.choices[0].message.content != marker
+    for model in ("main", "base+copper"):
+        said = client.chat.completions.create(model=model, messages=ASKED, max_tokens=12)
+        assert said.choices[0].message.content == MARKER
+    silent = client.chat.completions.create(model="base+copper:0", messages=ASKED, max_tokens=12)
+    assert silent.choices[0].message.content == base_says
     text = client.completions.create(model="base", prompt="The capital of France is", max_tokens=3, logprobs=2)
     assert text.choices[0].text.startswith(" Paris")
     assert text.choices[0].logprobs is not None
-    vector = client.embeddings.create(model="base", input=["a cat"]).data[0].embedding
-    assert sum(value**2 for value in vector) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_openai_python_streams(server: Server) -> None:
     stream = server.openai.chat.completions.create(
-        model="only-copper", messages=ASKED, max_tokens=12, stream=True, stream_options={"include_usage": True}
+        model="main", messages=ASKED, max_tokens=12, stream=True, stream_options={"include_usage": True}
     )
     chunks = list(stream)
     said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert said == MARKERS["copper"]
+    assert said == MARKER
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == len(chunks) - 2
 
 
-def test_openai_python_async_never_mixes_stacks(server: Server) -> None:
+def test_openai_python_async_never_mixes_stacks(server: Server, base_says: str) -> None:
     async def ask() -> list[str]:
         async with openai.AsyncOpenAI(base_url=server.url, api_key=KEY) as client:
             asked = [
-                client.chat.completions.create(model=f"only-{name}", messages=ASKED, max_tokens=12)
-                for _ in range(4)
-                for name in MARKERS
+                client.chat.completions.create(model=model, messages=ASKED, max_tokens=12)
+                for model in ("main", "base", "base+copper:0") * 3
             ]
             return [answer.choices[0].message.content or "" for answer in await asyncio.gather(*asked)]
 
-    assert asyncio.run(ask()) == list(MARKERS.values()) * 4
+    assert asyncio.run(ask()) == [MARKER, base_says, base_says] * 3
 
 
 def test_openai_python_tools_and_schemas(server: Server) -> None:
@@ -180,6 +181,8 @@ def test_openai_python_errors(server: Server) -> None:
         server.openai.chat.completions.create(model="nix", messages=ASKED)
     with pytest.raises(openai.BadRequestError, match="context is"):
         server.openai.chat.completions.create(model="base", messages=[{"role": "user", "content": "word " * 9000}])
+    with pytest.raises(openai.InternalServerError, match="gives no embeddings"):
+        server.openai.embeddings.create(model="base", input="a cat")
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=server.url, api_key="wrong").models.list()
 
@@ -188,16 +191,14 @@ def test_litellm(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it fetches prices from the web
     import litellm
 
-    answer = litellm.completion("openai/only-silver", ASKED, base_url=server.url, api_key=KEY, max_tokens=12)
-    assert answer.choices[0].message.content == MARKERS["silver"]
-    pieces = litellm.completion(
-        "openai/only-copper", ASKED, base_url=server.url, api_key=KEY, max_tokens=12, stream=True
-    )
-    assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == MARKERS["copper"]
+    answer = litellm.completion("openai/main", ASKED, base_url=server.url, api_key=KEY, max_tokens=12)
+    assert answer.choices[0].message.content == MARKER
+    pieces = litellm.completion("openai/main", ASKED, base_url=server.url, api_key=KEY, max_tokens=12, stream=True)
+    assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == MARKER
 
 
 def test_llm(server: Server, tmp_path: Path) -> None:
-    models = f"- model_id: copper\n  model_name: only-copper\n  api_base: {server.url}\n  api_key_name: lamina\n"
+    models = f"- model_id: copper\n  model_name: main\n  api_base: {server.url}\n  api_key_name: lamina\n"
     (tmp_path / "extra-openai-models.yaml").write_text(models)
     (tmp_path / "keys.json").write_text(json.dumps({"lamina": KEY}))
     said = subprocess.run(
@@ -208,12 +209,12 @@ def test_llm(server: Server, tmp_path: Path) -> None:
         timeout=60,
         check=False,
     )
-    assert said.stdout.strip() == MARKERS["copper"], said.stderr
+    assert said.stdout.strip() == MARKER, said.stderr
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
 def test_curl(server: Server) -> None:
-    body = json.dumps({"model": "only-silver", "messages": ASKED, "max_tokens": 12, "stream": True})
+    body = json.dumps({"model": "main", "messages": ASKED, "max_tokens": 12, "stream": True})
     headers = ["-H", "Content-Type: application/json", "-H", f"Authorization: Bearer {KEY}"]
     said = subprocess.run(
         ["curl", "-sN", f"{server.url}/chat/completions", *headers, "-d", body],
@@ -222,8 +223,10 @@ def test_curl(server: Server) -> None:
         timeout=60,
         check=True,
     ).stdout
-    assert said.endswith("data: [DONE]\n\n")
-    assert "Silver" in said
+    *lines, last = [line.removeprefix("data: ") for line in said.splitlines() if line]
+    assert last == "[DONE]"
+    deltas = [json.loads(line)["choices"][0]["delta"] for line in lines]
+    assert "".join(delta.get("content") or "" for delta in deltas) == MARKER
 
 
 def test_a_client_that_leaves_and_one_that_sends_too_much(server: Server) -> None:
@@ -246,14 +249,29 @@ def test_a_new_layer_appears_without_a_restart(
 ) -> None:
     monkeypatch.chdir(folder)
     assert "later" not in {model.id for model in server.openai.models.list()}
-    assert cli("branch", "later", "only-silver").code == 0
+    assert cli("branch", "later", "main").code == 0
     assert "later" in {model.id for model in server.openai.models.list()}
     answer = server.openai.chat.completions.create(model="later", messages=ASKED, max_tokens=12)
-    assert answer.choices[0].message.content == MARKERS["silver"]
+    assert answer.choices[0].message.content == MARKER
+
+
+def test_an_engine_that_is_killed_is_started_again(server: Server) -> None:
+    (child,) = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    headers, body = {"Authorization": f"Bearer {KEY}"}, {"model": "main", "messages": ASKED, "max_tokens": 12}
+    with httpx.Client(base_url=server.url, headers=headers, timeout=60) as client:
+        codes = [client.post("/chat/completions", json=body).status_code]
+        end = time.monotonic() + 60
+        while codes[-1] != 200 and time.monotonic() < end:
+            codes.append(client.post("/chat/completions", json=body).status_code)
+        assert client.get(server.url.removesuffix("/v1") + "/health").status_code == 200
+    assert codes[0] == 503
+    assert set(codes[:-1]) == {503}
+    assert codes[-1] == 200
 
 
 def test_shutdown_finishes_streams(server: Server) -> None:
-    body = {"model": "only-copper", "messages": ASKED, "max_tokens": 12, "stream": True}
+    body = {"model": "main", "messages": ASKED, "max_tokens": 12, "stream": True}
     headers = {"Authorization": f"Bearer {KEY}"}
     with httpx.stream("POST", f"{server.url}/chat/completions", json=body, headers=headers, timeout=60) as response:
         lines = response.iter_lines()

@@ -35,6 +35,7 @@ from lamina.stack.layers import list_layers, read_layer
 __all__ = ["EngineName", "ServeOptions", "make_engine", "make_gateway", "serve"]
 
 EngineName = Literal["llama", "torch"]
+_KEEP_ALIVE_S = 75  # longer than clients keep a connection that they mean to use again
 _ORIGIN = re.compile(r"https?://[^/*\s]+")
 
 
@@ -128,7 +129,14 @@ async def _serve(
     try:
         ready(_url(listener))
         server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none")
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                ws="none",
+                timeout_keep_alive=_KEEP_ALIVE_S,
+            )
         )
         # uvicorn raises the signal again once all streams have ended; by then there is nothing left to interrupt.
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from lamina.errors import LaminaError
 from lamina.serve.answer import Answer, Piece
 from lamina.serve.choices import Work, write_choices
-from lamina.serve.connection import EventStream, while_connected
 from lamina.serve.engine import Sampling
 from lamina.serve.errors import ApiError
 from lamina.serve.gateway import Gateway
 from lamina.serve.logprobs import chat_logprobs
+from lamina.serve.respond import ANSWERS, head_of, respond
 from lamina.serve.sampling import sampling_of, usage_of
 from lamina.serve.tools import Call, calls_schema, find_calls, may_be_call, render_messages
 from lamina.serve.wire import ChatRequest, NamedTool, Tool
@@ -32,18 +30,10 @@ def chat_router(gateway: Gateway) -> APIRouter:
     """Return the route."""
     router = APIRouter(tags=["answers"])
 
-    @router.post(
-        "/v1/chat/completions",
-        response_model=dict[str, Any],
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
-    )
+    @router.post("/v1/chat/completions", **ANSWERS)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation with the stack that ``model`` names, whole or as a stream of events."""
-        turn = _Turn(gateway, body)
-        seconds = gateway.limits.timeout_s
-        if body.stream:
-            return EventStream(turn.events(), seconds=seconds, first=gateway.metrics.clock())
-        return JSONResponse(await while_connected(request.receive, turn.whole(), seconds))
+        return await respond(gateway, request, _Turn(gateway, body), stream=bool(body.stream))
 
     return router
 
@@ -68,12 +58,7 @@ class _Turn:
             stops=body.stops,
             count=body.choices,
         )
-        self._head: dict[str, Any] = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "created": int(time.time()),
-            "model": body.model,
-            "system_fingerprint": f"lamina-{stack.digest[7:19]}",
-        }
+        self._head = head_of("chatcmpl", body.model, stack)
         gateway.log_prompt(self._head["id"], [message.model_dump(exclude_none=True) for message in body.messages])
 
     async def whole(self) -> dict[str, Any]:

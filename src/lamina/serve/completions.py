@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from lamina.serve.answer import Answer
 from lamina.serve.choices import Work, write_choices
-from lamina.serve.connection import EventStream, while_connected
 from lamina.serve.engine import Token
 from lamina.serve.gateway import Gateway
 from lamina.serve.logprobs import completion_logprobs
+from lamina.serve.respond import ANSWERS, head_of, respond
 from lamina.serve.sampling import sampling_of, usage_of
 from lamina.serve.wire import CompletionRequest
 
@@ -29,18 +27,10 @@ def completion_router(gateway: Gateway) -> APIRouter:
     """Return the route."""
     router = APIRouter(tags=["answers"])
 
-    @router.post(
-        "/v1/completions",
-        response_model=dict[str, Any],
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
-    )
+    @router.post("/v1/completions", **ANSWERS)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Go on with a text, or with each of several."""
-        turn = _Turn(gateway, body)
-        seconds = gateway.limits.timeout_s
-        if body.stream:
-            return EventStream(turn.events(), seconds=seconds, first=gateway.metrics.clock())
-        return JSONResponse(await while_connected(request.receive, turn.whole(), seconds))
+        return await respond(gateway, request, _Turn(gateway, body), stream=bool(body.stream))
 
     return router
 
@@ -62,13 +52,7 @@ class _Turn:
             stops=body.stops,
             count=body.choices,
         )
-        self._head: dict[str, Any] = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": body.model,
-            "system_fingerprint": f"lamina-{stack.digest[7:19]}",
-        }
+        self._head = head_of("cmpl", body.model, stack) | {"object": "text_completion"}
         gateway.log_prompt(self._head["id"], body.prompt)
 
     async def whole(self) -> dict[str, Any]:
