@@ -7,10 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from figures import Estimate, Terms, average, backward, change, estimate, minus, transfer_of
-from runs import FOUR, LAST, ORDERS, dev_losses, joint_stack, order_branch, sequential_stacks
+from runs import FOUR, LAST, ORDERS, dev_losses, guards_of, joint_stack, order_branch, sequential_stacks
 from stream import SKILLS
-from workshop import GUARDS, POINTS, STAGES, SVAMP, Workshop
+from workshop import GUARDS, POINTS, STAGES, SVAMP, Stage, Workshop
 
+from lamina.evaluate.gate import Verdict, decide
 from lamina.evaluate.statistics.paired import better_p, pair
 from lamina.ops.costs import point_of
 from lamina.ops.evaluate import prefixes
@@ -82,7 +83,7 @@ def _lamina_stack(shop: Workshop) -> StackConfig | None:
 
 def _lamina(shop: Workshop) -> Matrix | None:
     stack = _lamina_stack(shop)
-    return stack and shop.known(prefixes(stack), (*SKILLS, *GUARDS))
+    return None if stack is None else shop.known(prefixes(stack), (*SKILLS, *GUARDS))
 
 
 def _sequential(shop: Workshop, suites: Sequence[str] = SKILLS) -> Matrix | None:
@@ -94,7 +95,8 @@ def _sequential(shop: Workshop, suites: Sequence[str] = SKILLS) -> Matrix | None
 
 def _joint(shop: Workshop, point: int) -> Matrix | None:
     stack = joint_stack(shop, point)
-    return stack and shop.known([(f"joint at {point}", stack)], (*SKILLS, *(GUARDS if point == LAST else ())))
+    suites = (*SKILLS, *(GUARDS if point == LAST else ()))
+    return None if stack is None else shop.known([(f"joint at {point}", stack)], suites)
 
 
 def _orders(shop: Workshop) -> dict[str, Matrix]:
@@ -131,14 +133,15 @@ def _guards(matrices: Sequence[Matrix]) -> dict[str, Any] | None:
 
 def _svamp(shops: Sequence[Workshop]) -> dict[str, Any] | None:
     suite = SVAMP if shops[0].plan.svamp else "reasoning"
-    stacks = {
+    stacks: dict[str, list[StackConfig | None]] = {
         "base": [shops[0].bare],
         "lamina": [_lamina_stack(shop) for shop in shops],
         "joint": [joint_stack(shop, LAST) for shop in shops],
     }
     found: dict[str, Any] = {}
     for name, held in stacks.items():
-        known = [shops[place].known([(name, stack)], (suite,)) for place, stack in enumerate(held) if stack]
+        pairs = zip(shops, held, strict=False)
+        known = [shop.known([(name, stack)], (suite,)) for shop, stack in pairs if stack is not None]
         rows: list[Terms] = [average(matrix, 0, (suite,)) for matrix in known if matrix is not None]
         if rows:
             found[name] = estimate(rows).to_dict() | {"items": rows[0][0][1].n}
@@ -210,27 +213,34 @@ def _mean(shop: Workshop, stack: StackConfig) -> dict[str, float]:
 
 
 def _layers(shop: Workshop) -> list[dict[str, Any]]:
-    """Return how each of lamina's layers was trained, and what the gate said of it."""
-    stack = shop.held("lamina")
-    if stack is None:
+    """Return how each of lamina's layers was trained, what the gate says of it, and what the branch's log says."""
+    stack, matrix = shop.held("lamina"), _lamina(shop)
+    if stack is None or matrix is None:
         return []
     moves = {move.new: move.why for move in history(shop.project.store, "lamina")}
     told = []
-    for height, entry in enumerate(stack.layers, 1):
+    for height, (stage, entry) in enumerate(zip(STAGES, stack.layers, strict=True), 1):
         layer = read_layer(shop.project.store, entry.layer)
-        note = shop.read_note(f"lamina-{entry.name}")
         told.append(
             {
                 "name": entry.name,
                 "seed": shop.seed,
                 "scale": entry.scale,
-                "rows": len(shop.project.store.read_bytes(layer.rows).split()),
+                "rows": len(shop.project.store.read_bytes(layer.rows).splitlines()),
                 "recipe": layer.recipe,
                 "cost": layer.cost.model_dump(),
                 "heldout_loss": [layer.heldout_loss_before, layer.heldout_loss_after],
                 "log": moves.get(stack_digest(stack.prefix(height)), ""),
-                "wall_s": note.get("wall_s"),
-                "verdict": note.get("verdict"),
+                "wall_s": shop.read_note(f"lamina-{entry.name}").get("wall_s"),
+                "verdict": asdict(_verdict(shop, matrix, height, stage)),
             }
         )
     return told
+
+
+def _verdict(shop: Workshop, matrix: Matrix, height: int, stage: Stage) -> Verdict:
+    """Return the gate's verdict of a layer, by the same rule on the same scores as when it came in."""
+    before, after = (dict(zip(matrix.suites, matrix.scores[row], strict=True)) for row in (height - 1, height))
+    guards = (*GUARDS, *guards_of(stage))
+    margins = dict.fromkeys(guards, shop.project.settings.margin)
+    return decide(before, after, own=(stage.skill,), guards=guards, margins=margins)

@@ -7,9 +7,10 @@ import shutil
 from workshop import POINTS, STAGES, Workshop
 
 from lamina.config import Recipe
+from lamina.data.identity import row_identity
 from lamina.lora.adapter import load_adapter
 from lamina.lora.surgery import linear_paths
-from lamina.ops.rows import TrainingData, identities
+from lamina.ops.rows import TrainingData
 from lamina.ops.run import Run, Trained, made_here, run_training
 from lamina.ops.train import settle
 from lamina.stack.layers import read_layer, stack_digest, write_layer
@@ -78,7 +79,7 @@ def _at_rate(shop: Workshop, data: TrainingData, recipe: Recipe, rate: float) ->
 
 def _write(shop: Workshop, name: str, recipe: Recipe, data: TrainingData, trained: Trained) -> str:
     store = shop.project.store
-    seen = "\n".join(identities([*data.train, *data.heldout])).encode()
+    seen = "\n".join(sorted(row_identity(row) for row in (*data.train, *data.heldout))).encode()
     return write_layer(
         store,
         LayerConfig(

@@ -24,7 +24,20 @@ from lamina.stack.lineage import get_ref, set_head, set_ref
 from lamina.stack.manifest import StackConfig
 from lamina.stack.store import write_atomically
 
-__all__ = ["FULL", "GUARDS", "POINTS", "QUICK", "SCORING", "STAGES", "Plan", "Stage", "Workshop", "dev_suite", "open_workshop"]
+__all__ = [
+    "FULL",
+    "GUARDS",
+    "POINTS",
+    "QUICK",
+    "SCORING",
+    "STAGES",
+    "SVAMP",
+    "Plan",
+    "Stage",
+    "Workshop",
+    "dev_suite",
+    "open_workshop",
+]
 
 GUARDS = ("arc_easy", "piqa")
 SVAMP = "svamp"

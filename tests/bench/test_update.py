@@ -24,9 +24,9 @@ from lamina.records import Matrix, Quiet, Score
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 PLAN = Plan(
     name="tiny",
-    cut=Cut(rows=20, dev=4, test=4, labels=5),
-    guards=4,
-    svamp=6,
+    cut=Cut(rows=20, dev=2, test=2, labels=5),
+    guards=2,
+    svamp=3,
     seeds=(0, 1),
     orders=2,
     sequential_rates=(0.5, 1.0),
@@ -71,6 +71,10 @@ def test_all_parts(opened: Callable[[], list[Workshop]], monkeypatch: pytest.Mon
     assert json.loads(json.dumps(figures))["seeds"] == [0, 1]
     assert all(table(figures).count("\n") > 5 for table in (headline, matrices, layers, stairs))
     assert said[0].startswith("[1/16] seed 0: lamina +dialogue")
+    held = [shops[0].held(name) for name in ("lamina", *map(runs.order_branch, runs.ORDERS[:2]))]
+    grown, first, second = (() if stack is None else stack.layers for stack in held)
+    assert [entry.layer for entry in grown[:4]] == [entry.layer for entry in first]
+    assert [entry.name for entry in second] == ["classification", "tools", "reasoning", "dialogue"]
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("done before")
@@ -82,20 +86,6 @@ def test_all_parts(opened: Callable[[], list[Workshop]], monkeypatch: pytest.Mon
     again = opened()
     update.run(update.steps_of(again, list(update.PARTS)), said.append)
     assert summarise(again, {"gate_false_accept": 0.0, "gate_false_reject": 0.0}) == figures
-
-
-@pytest.mark.shared
-def test_what_orders_share_is_trained_once(opened: Callable[[], list[Workshop]]) -> None:
-    shop = opened()[0]
-    update.run(update.steps_of([shop], ["orders"]), lambda _: None)
-    first, second = (shop.held(runs.order_branch(order)) for order in runs.ORDERS[:2])
-    assert first is not None
-    assert second is not None
-    assert [entry.name for entry in second.layers] == ["classification", "tools", "reasoning", "dialogue"]
-    update.run(update.steps_of([shop], ["lamina"]), lambda _: None)
-    grown = shop.held("lamina")
-    assert grown is not None
-    assert [entry.layer for entry in grown.layers[:4]] == [entry.layer for entry in first.layers]
 
 
 def _score(suite: str, values: list[float]) -> Score:
