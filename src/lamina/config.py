@@ -43,6 +43,7 @@ Scorer = Literal[
     "contains",
     "exact",
     "instructions",
+    "judged",
     "label",
     "likelihood",
     "number",

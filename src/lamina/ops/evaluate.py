@@ -15,6 +15,7 @@ from lamina.evaluate.run import run_suite, watch_suite
 from lamina.evaluate.suites import Suite, load_suite, suite_of_rows
 from lamina.evaluate.watch import GuardWatch
 from lamina.model.base import LoadedBase
+from lamina.ops.asking import judge_name, suite_judge
 from lamina.ops.project import Project
 from lamina.ops.results import read_score, write_score
 from lamina.ops.rows import known_rows, stored_rows
@@ -99,6 +100,8 @@ def find_suites(project: Project) -> dict[str, Suite]:
     layer that was pulled stayed with its owner.
     """
     suites = {name: load_suite(name, settings) for name, settings in project.settings.suites.items()}
+    judged = [suite for suite in suites.values() if suite.scorer == "judged"]
+    suites |= {suite.name: dataclasses.replace(suite, judge=judge_name(project)) for suite in judged}
     stack = project.stack()
     for entry in stack.layers:
         if skill_of(stack, entry.name) in suites:
@@ -118,7 +121,7 @@ def score_stack(project: Project, stack: StackConfig, suite: Suite, label: str |
     """Return one stack's score on one suite; ``label`` is its name for people, the top layer's if None."""
 
     def run(loaded: LoadedBase, tick: Tick) -> Score:
-        return run_suite(loaded, suite, tick, lambda: project.exact(stack))
+        return run_suite(loaded, suite, tick, lambda: project.exact(stack), suite_judge(project, suite.name))
 
     return _once(project, stack, suite.digest, suite.name, label, len(suite.items), run)
 
@@ -130,7 +133,8 @@ def watch_stack(project: Project, stack: StackConfig, guard: Suite, watch: Guard
     """
 
     def run(loaded: LoadedBase, tick: Tick) -> Score | None:
-        return watch_suite(loaded, guard, watch, tick, lambda: project.exact(stack))
+        judge = suite_judge(project, guard.name)
+        return watch_suite(loaded, guard, watch, tick, lambda: project.exact(stack), judge)
 
     return _once(project, stack, guard.digest, guard.name, None, len(guard.items), run)
 
@@ -194,7 +198,9 @@ def _note_items(project: Project, suite: Suite) -> None:
 
 def _note_unscored(project: Project, score: Score) -> None:
     if score.unscored:
+        suite = project.settings.suites.get(score.suite)
+        silent = ", or got no verdict," if suite is not None and suite.scorer == "judged" else ""
         project.progress.note(
             f"{score.suite}: {score.unscored} of {len(score.values)} items are longer than the base's context of "
-            f"{project.loaded.context} tokens and are not scored"
+            f"{project.loaded.context} tokens{silent} and are not scored"
         )

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -25,7 +21,7 @@ from lamina.records import Progress
 from lamina.stack.layers import read_layer, stack_digest
 from lamina.stack.manifest import LayerConfig, StackConfig
 from lamina.stack.order import check_parents
-from lamina.stack.store import disk_errors, write_atomically
+from lamina.stack.store import disk_errors, scratch_folder, write_atomically
 
 __all__ = ["HUB", "Published", "publish"]
 
@@ -73,7 +69,7 @@ def publish(
     stack = project.stack(expression)
     check_parents(project.store, stack, project.base.pin)
     near = project.store.root / "runs" if folder is None else folder.absolute().parent
-    with _scratch_folder(near) as scratch:
+    with scratch_folder(near) as scratch:
         _write_files(project, stack, name, scratch)
         files = {path.name: path.stat().st_size for path in sorted(scratch.iterdir())}
         where = _upload(scratch, name, stack, progress) if folder is None else _move(scratch, folder)
@@ -139,18 +135,6 @@ def _records(stack: StackConfig, layers: dict[str, LayerConfig]) -> bytes:
         "layers": {digest: json.loads(layer.canonical()) for digest, layer in layers.items()},
     }
     return f"{json.dumps(record, indent=1, ensure_ascii=False)}\n".encode()
-
-
-@contextmanager
-def _scratch_folder(near: Path) -> Iterator[Path]:
-    """Yield a folder on the disk of ``near``, removed at the end unless it was moved away."""
-    with disk_errors(near):
-        near.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".publish-", dir=near))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _move(scratch: Path, folder: Path) -> str:

@@ -20,6 +20,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from lamina.errors import MachineError, StackError
 from lamina.refs import Digest
 from lamina.stack.manifest import Descriptor, Index
 
-__all__ = ["FOLDER", "Store", "disk_errors", "write_atomically"]
+__all__ = ["FOLDER", "Store", "disk_errors", "scratch_folder", "write_atomically"]
 
 FOLDER = ".lamina"
 _LOCK_WAIT_S = 10.0
@@ -242,6 +243,22 @@ def write_atomically(path: Path, content: bytes) -> None:
     with _scratch_file(path.parent, path.name) as (stream, scratch):
         stream.write(content)
         _commit(stream, scratch, path)
+
+
+@contextmanager
+def scratch_folder(near: Path) -> Iterator[Path]:
+    """Yield a new folder on the disk of the folder ``near``, removed at the end unless it was moved away.
+
+    Raises:
+        MachineError: if it cannot be made.
+    """
+    with disk_errors(near):
+        near.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=near))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
