@@ -143,7 +143,7 @@ async def look_at(
                 divergences.append(divergence(ours, theirs))
                 same += int(ours.argmax()) == max(theirs, key=lambda token: theirs[token])
                 top = int(ours.argmax())
-                largest = max(largest, abs(float(ours[top]) - theirs.get(top, -math.inf)))
+                largest = max(largest, abs(float(ours[top]) - theirs.get(top, min(theirs.values()))))
     return {
         "kl_per_token": statistics.fmean(divergences),
         "top1": same / len(divergences),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -28,6 +29,7 @@ __all__ = [
     "Recipe",
     "Scorer",
     "Settings",
+    "Start",
     "SuiteSettings",
     "load_settings",
     "make_recipe",
@@ -43,6 +45,7 @@ Scorer = Literal[
     "contains",
     "exact",
     "instructions",
+    "judged",
     "label",
     "likelihood",
     "number",
@@ -61,7 +64,10 @@ NO_ADDITIONS = {
     "lora_ga": "LoRA-GA",
 }
 Quantisation = Literal["none", "int8", "nf4"]
+Start = Literal["seeded", "apart", "orthogonal"]
 M = TypeVar("M", bound=BaseModel)
+# What fields meant, by doing nothing, to layers that are older than they are.
+_BEFORE = {"replay_by": "rows", "anchors": 0.0, "kl": 0.0, "start": "seeded", "scale": "one"}
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -84,9 +90,19 @@ class Recipe(BaseModel):
     clip: float = Field(1.0, gt=0, description="largest gradient norm; larger gradients are scaled down to it")
     heldout: float = Field(0.05, ge=0, lt=1, description="share of the rows kept out to measure held-out loss")
     patience: int = Field(3, ge=0, description="stop after so many held-out losses without a new best; 0 means never")
-    replay: float = Field(0.1, ge=0, le=10, description="rows of earlier layers mixed in, as a share of the new rows")
+    replay: float = Field(0.1, ge=0, le=10, description="tokens of earlier layers mixed in, as a share of the new ones")
+    replay_by: Literal["tokens", "rows"] = Field("tokens", description="what replay counts; rows as lamina once did")
+    anchors: float = Field(0.05, ge=0, le=10, description="tokens of the bare base's own writing mixed in, as a share")
+    kl: float = Field(0.5, ge=0, le=1, description="share of a replayed row's target that is what the parent predicts")
+    start: Start = Field("apart", description="where A starts: seeded (as lamina once did), apart or orthogonal")
+    scale: Literal["searched", "one"] = Field("searched", description="weight in the stack: by held-out rows, or 1")
     seed: int = Field(0, ge=0, description="seed of initialisation, shuffling and held-out choice")
     max_lost: float = Field(0.01, ge=0, le=1, description="refuse when more than this share of trained tokens is cut")
+
+    @classmethod
+    def recorded(cls, record: Mapping[str, Any]) -> Recipe:
+        """Return the recipe that a layer records; what it says nothing of is as it was before there was a choice."""
+        return cls.model_validate(_BEFORE | dict(record))
 
 
 class BaseSettings(BaseModel):

@@ -4,6 +4,7 @@
     ├── UsageError             exit 2   a flag, a setting or a command is wrong
     ├── DataError              exit 1   a data file or one of its rows is wrong
     ├── StackError             exit 1   a base, layer, stack or ref does not fit
+    │   └── BusyError          exit 1   another lamina is at work in the project
     └── MachineError           exit 1   this machine lacks disk, memory or a package
 
 A message is one sentence: what failed, what was expected, what was found. The hint is a field of its own: a command or
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["DataError", "LaminaError", "MachineError", "StackError", "UsageError"]
+__all__ = ["BusyError", "DataError", "LaminaError", "MachineError", "StackError", "UsageError"]
 
 
 class LaminaError(Exception):
@@ -48,6 +49,10 @@ class DataError(LaminaError):
 
 class StackError(LaminaError):
     """A base, layer, stack or ref is missing or does not fit the others."""
+
+
+class BusyError(StackError):
+    """Another lamina is at work in the project; nothing was changed, and it may be tried again later."""
 
 
 class MachineError(LaminaError):

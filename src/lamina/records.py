@@ -53,7 +53,8 @@ class TokenRow:
     """A rendered row: token ids and, for each, whether the model is trained to produce it.
 
     ``trained[0]`` is always False: nothing predicts the first token. ``lost`` counts trained tokens
-    that truncation cut.
+    that truncation cut. ``taught`` is the share of a training target that is what the parent stack predicts, the rest
+    being the row's own tokens: 0 for new rows, 1 for rows that the model wrote itself.
     """
 
     ids: tuple[int, ...]
@@ -61,6 +62,7 @@ class TokenRow:
     file: str = ""
     row: int = 0
     lost: int = 0
+    taught: float = 0.0
 
     @property
     def trained_count(self) -> int:
@@ -73,7 +75,8 @@ class StepRecord:
     """What one optimiser step did.
 
     ``loss`` is nats per trained token over the whole step; times are in seconds; ``pass_tokens`` is the most tokens
-    that went through the model at once.
+    that went through the model at once. ``divergence`` is how far the model has moved from its parent on the step's
+    taught rows: KL(parent || model) in nats per trained token, None where there are none.
     """
 
     step: int
@@ -86,6 +89,7 @@ class StepRecord:
     elapsed_s: float
     pass_tokens: int
     heldout_loss: float | None = None
+    divergence: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -155,7 +155,7 @@ def test_gradients_equal_pefts_on_the_dequantised_weights(
     state = TrainState(start, base.device)
     set_trained(base.model, state.pairs, 2.0)
     row = TokenRow(tuple(IDS[0].tolist()), (False,) * 3 + (True,) * 5)
-    loss = accumulate(base, state, [row], MicroBatch(4096))
+    loss = accumulate(base, state, [row], MicroBatch(4096)).loss
     detach(base.model)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=list(start), fan_in_fan_out=family == "gpt2")
     oracle = get_peft_model(dequantised(base, base_folders[family]), config)

@@ -53,7 +53,7 @@ def test_gradients_equal_pefts(any_base: LoadedBase) -> None:
     recipe = Recipe(rank=4, alpha=8)
     state = TrainState(start, any_base.device)
     set_trained(any_base.model, state.pairs, scale_of(4, 8, rslora=recipe.rslora))
-    loss = accumulate(any_base, state, [row], MicroBatch(4096))
+    loss = accumulate(any_base, state, [row], MicroBatch(4096)).loss
     detach(any_base.model)
     oracle = get_peft_model(
         any_base.model,

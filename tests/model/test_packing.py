@@ -59,7 +59,7 @@ def test_gradient_does_not_depend_on_the_cut(any_base: LoadedBase, budget: int) 
         attach(any_base.model, [random_adapter(any_base, 2, seed=3)])
         state = TrainState(random_adapter(any_base, recipe.rank, seed=5), any_base.device)
         set_trained(any_base.model, state.pairs, 2.0)
-        loss = accumulate(any_base, state, rows, MicroBatch(micro_tokens))
+        loss = accumulate(any_base, state, rows, MicroBatch(micro_tokens)).loss
         return loss, state.gradient.clone()
 
     whole_loss, whole = gradient(10_000)

@@ -164,7 +164,7 @@ def test_a_folded_stack_is_a_base(two_layers: Path, cli: Callable[..., Any], tmp
     assert record["logit_drift"]["agreement"] == 1.0
     assert record["measured_on"] == "held-out rows"
     assert json.loads((out / "lamina.json").read_text())["folded"] == "base+one+two"
-    assert not list(two_layers.glob(".folded-*"))
+    assert not list(two_layers.glob(".making-*"))
 
     fresh = two_layers / "fresh"
     assert cli("init", str(fresh), "--base", str(out)).code == 0

@@ -137,3 +137,54 @@ def test_mistakes_in_the_command(project: Path, cli: Callable[..., Any], judge: 
     settle(project, "http://127.0.0.1:9/v1")
     said = cli("judge", *ARGUMENTS)
     assert (said.code, said.json["error"]) == (1, "no judge answers at http://127.0.0.1:9/v1")
+
+
+@pytest.fixture
+def judged_suite(project: Path, questions: Path) -> Path:
+    config = project / "lamina.toml"
+    table = '[suites.talk]\nfile = "questions.jsonl"\nscorer = "judged"\nmax_tokens = 4\n'
+    config.write_text(f"{config.read_text()}\n{table}")
+    return project
+
+
+def test_a_suite_is_judged_against_its_references_once(
+    judged_suite: Path, cli: Callable[..., Any], grow: Callable[..., StackConfig], judge: Any
+) -> None:
+    settle(judged_suite, judge.url)
+
+    def prefer(body: Any) -> str:
+        shown = str(body)
+        if "say dog" in shown:
+            return "[[C]]"
+        if "say quick" in shown:
+            return "prose without a verdict"
+        # The reference is B when the answer is shown first.
+        return "[[A]]" if "start of answer B >>>\nfox\n" in body["messages"][1]["content"] else "[[B]]"
+
+    judge.behave = prefer
+    said = cli("eval", "--json")
+    assert said.code == 0, said.err
+    assert said.json["scores"] == [[0.75]]
+    assert said.json["items"] == [[2]]
+    assert said.json["unscored"] == [[1]]
+    assert "no verdict in the reply: 'prose without a verdict'" in said.err
+    assert len(judge.seen) == 6
+    assert cli("eval", "--json").json["scores"] == [[0.75]]
+    assert len(judge.seen) == 6, "a judged score is remembered"
+    settle(judged_suite, judge.url, model="other")
+    judge.behave = lambda body: "[[C]]"
+    assert cli("eval", "--json").json["scores"] == [[0.5]], "another judge is another score"
+
+
+def test_a_judged_suite_needs_a_judge_that_answers(judged_suite: Path, cli: Callable[..., Any], judge: Any) -> None:
+    said = cli("eval")
+    assert said.code == 2
+    assert "[judge]" in said.err
+    settle(judged_suite, judge.url)
+    judge.behave = lambda body: "no idea"
+    said = cli("eval")
+    assert said.code == 1
+    assert "or without a verdict" in said.err
+    judge.behave = lambda body: 503
+    settle(judged_suite, judge.url, model="down")
+    assert "run the command again to go on" in cli("eval", "--json").json["hint"]

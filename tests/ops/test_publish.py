@@ -155,7 +155,7 @@ def test_a_folder_that_exists_and_a_bare_base_are_refused(project: Path) -> None
     with pytest.raises(StackError, match="adds nothing to its base"):
         publish(project, None, TARGET, folder=project / "new", progress=Quiet())
     assert not (project / "new").exists()
-    assert not list(project.glob(".publish-*"))
+    assert not list(project.glob(".making-*"))
 
 
 def test_an_upload_sends_the_folder(stacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

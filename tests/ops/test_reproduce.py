@@ -124,7 +124,7 @@ def test_a_step_that_ran_out_of_memory_is_cut_the_same_way_again(
 
 def test_another_machine_has_a_tolerance(project: Path, cli: Callable[..., Any]) -> None:
     write_rows("fox.jsonl", 60)
-    assert cli("train", "fox.jsonl", "--as", "fox", *TRAIN).code == 0
+    assert cli("train", "fox.jsonl", "--as", "fox", *TRAIN, "--seed", "1").code == 0
     (layer,) = [layer for _, layer in list_layers(Store.find(project))]
     elsewhere = layer.machine | {"cpu": "Another", "pass_tokens": [[1, 64]]}
     moved = tamper(project, "fox", machine=elsewhere)

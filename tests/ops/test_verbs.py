@@ -50,7 +50,9 @@ def test_train_and_stack(project: Path, cli: Callable[..., Any]) -> None:
 
     write_rows(project / "fox.jsonl", 75)
     known = cli("update", "fox.jsonl", *TRAIN)
-    assert "0 new rows, 75 known already" in known.err  # the dog file held them
+    assert (
+        "fox: 0 new rows, 0 changed, 0 removed, 15 duplicate, 60 known already" in known.err
+    )  # the dog file held them
     log = cli("log", "--json").json
     assert [layer["name"] for layer in log["layers"]] == ["fox", "dog"]
 
@@ -59,19 +61,21 @@ def test_update_trains_only_new_rows_with_replay(project: Path, cli: Callable[..
     write_rows(project / "fox.jsonl", 60)
     assert cli("train", "fox.jsonl", "--as", "fox", *TRAIN, "--json").code == 0
     again = cli("update", "fox.jsonl", "--json")
-    assert (again.code, again.json) == (0, {"layer": None, "accepted": True})
-    assert "0 new rows, 60 known already" in again.err
+    assert (again.code, again.json["layer"], again.json["accepted"]) == (0, None, True)
+    assert again.json["counts"] == {"new": 0, "known": 60} | dict.fromkeys(
+        ("changed", "removed", "duplicates", "contradictions", "forgotten"), 0
+    )
 
     write_rows(project / "fox.jsonl", 70)
     grown = cli("update", "fox.jsonl", "--rank", "4", "--epochs", "2", "--replay", "0.5", "--json")
-    assert "10 new rows, 60 known already" in grown.err
+    assert "fox: 10 new rows, 0 changed, 0 removed, 0 duplicate, 60 known already" in grown.err
     shown = cli("show", "fox.2", "--json").json
     assert shown["recipe"]["replay"] == 0.5
     assert shown["recipe_origins"] == {
         "rank": "flag",
         "epochs": "flag",
         "replay": "flag",
-        "batch_rows": "data: 15 rows in 2 steps a pass",
+        "batch_rows": "data: 16 rows in 2 steps a pass",
         "learning_rate": "data: 4 steps, a short run: 15 times a full fine-tuning's 5e-05",
     }
     log = cli("log", "--json").json
@@ -79,7 +83,7 @@ def test_update_trains_only_new_rows_with_replay(project: Path, cli: Callable[..
     assert log["layers"][1]["parent"] != log["layers"][0]["parent"]
     assert [move["why"] for move in log["moves"]] == ["train fox.2", "train fox", "init"]
     tokens = [layer["cost"]["tokens"] for layer in log["layers"]]
-    assert tokens[1] < tokens[0]  # 10 rows and 5 replayed, not 70
+    assert tokens[1] < tokens[0]  # 10 rows, 5 replayed and one of the base's own, not 70
     assert "fox.2" in cli("log").out
     assert "rank: 4  (flag)" in cli("show", "fox.2").out
 
@@ -424,4 +428,6 @@ def test_a_layer_whose_rows_stayed_with_its_owner_works_in_every_verb(project: P
     assert cli("undo").code == 0
     write_rows(project / "fox.jsonl", 70)
     grown = cli("update", "fox.jsonl", *TRAIN, "--json")  # knows the old rows by their hashes
-    assert (grown.code, "10 new rows, 60 known already" in grown.err) == (0, True), grown.err
+    assert (grown.code, "10 new rows, 0 changed, 0 removed, 0 duplicate, 60 known already" in grown.err) == (0, True), (
+        grown.err
+    )

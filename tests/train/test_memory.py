@@ -26,7 +26,7 @@ def gradient(base: LoadedBase, micro: MicroBatch) -> tuple[float, torch.Tensor]:
     state = TrainState(fresh_adapter(base.model, 4, seed=0), base.device)
     state.values.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
     set_trained(base.model, state.pairs, 2.0)
-    return accumulate(base, state, ROWS, micro), state.gradient.clone()
+    return accumulate(base, state, ROWS, micro).loss, state.gradient.clone()
 
 
 def test_more_room_means_more_tokens_up_to_what_is_fast(any_base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:

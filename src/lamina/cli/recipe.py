@@ -34,27 +34,30 @@ def given(flags: dict[str, Any]) -> dict[str, Any]:
 
 def report(result: Admission, *, as_json: bool, more: Mapping[str, Any] | None = None) -> None:
     """Say what became of a new layer; exit with 1 if the gate kept the layer out. ``more`` goes into the JSON."""
-    config = result.config
     if as_json:
-        emit_json(
-            {
-                "layer": result.layer,
-                "name": result.name,
-                "accepted": result.accepted,
-                "heldout_loss": [config.heldout_loss_before, config.heldout_loss_after],
-                "cost": config.cost.model_dump(),
-                "gate": [_as_json(line) for line in (result.verdict.suites if result.verdict else ())],
-                "not_scored": list(result.verdict.skipped if result.verdict else ()),
-                **(more or {}),
-            }
-        )
+        emit_json({**as_record(result), **(more or {})})
     else:
-        _describe(result)
+        describe(result)
     if not result.accepted:
         raise typer.Exit(1)
 
 
-def _describe(result: Admission) -> None:
+def as_record(result: Admission) -> dict[str, Any]:
+    """Return what became of a new layer, for JSON."""
+    config = result.config
+    return {
+        "layer": result.layer,
+        "name": result.name,
+        "accepted": result.accepted,
+        "heldout_loss": [config.heldout_loss_before, config.heldout_loss_after],
+        "cost": config.cost.model_dump(),
+        "gate": [_as_json(line) for line in (result.verdict.suites if result.verdict else ())],
+        "not_scored": list(result.verdict.skipped if result.verdict else ()),
+    }
+
+
+def describe(result: Admission) -> None:
+    """Say what became of a new layer."""
     config = result.config
     if config.heldout_loss_before is not None and config.heldout_loss_after is not None:
         say(f"held-out loss {config.heldout_loss_before:.3f} -> {config.heldout_loss_after:.3f} nats per token")

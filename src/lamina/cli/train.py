@@ -36,7 +36,10 @@ def run(
     check_name(name)
     project = open_project(Path(), TerminalProgress())
     recipe, origins = make_recipe(project.settings, given)
-    found, rows = read_files(project, files)
-    data = prepare_rows(project, found, rows, recipe)
-    result = train_layer(project, data, name=name, recipe=recipe, origins=origins, guards=guard or (), accept=accept)
+    with project.working("train"):
+        found, rows = read_files(project, files)
+        data = prepare_rows(project, found, rows, recipe)
+        result = train_layer(
+            project, data, name=name, recipe=recipe, origins=origins, guards=guard or (), accept=accept
+        )
     flags.report(result, as_json=json_)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lamina.records import Conversation, Message
 
-__all__ = ["from_record", "row_identity", "to_record"]
+__all__ = ["from_record", "prompt_identity", "row_identity", "to_record"]
 
 
 def row_identity(row: Conversation) -> str:
@@ -19,9 +19,16 @@ def row_identity(row: Conversation) -> str:
     Content is compared in Unicode form NFC, with line endings unified and outer white space removed; file, row number
     and container do not count.
     """
-    turns = [[message.role, _normal(message.content)] for message in row.messages]
-    content = json.dumps([turns, _normal(row.text)], ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+    return _digest([_turns(row), _normal(row.text)])
+
+
+def prompt_identity(row: Conversation) -> str | None:
+    """Return 64 hex digits that rows share which agree in everything but their last answer; None without an answer."""
+    answers = [place for place, message in enumerate(row.messages) if message.role == "assistant"]
+    if not answers:
+        return None
+    turns = _turns(row)
+    return _digest(["prompt", turns[: answers[-1]], turns[answers[-1] + 1 :]])
 
 
 def to_record(row: Conversation) -> dict[str, Any]:
@@ -36,6 +43,15 @@ def from_record(record: Mapping[str, Any]) -> Conversation:
     if "text" in record:
         return Conversation(text=record["text"])
     return Conversation(tuple(Message(turn["role"], turn["content"]) for turn in record["messages"]))
+
+
+def _turns(row: Conversation) -> list[list[str]]:
+    return [[message.role, _normal(message.content)] for message in row.messages]
+
+
+def _digest(content: list[Any]) -> str:
+    spelled = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(spelled.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _normal(text: str) -> str:

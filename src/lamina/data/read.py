@@ -20,7 +20,7 @@ from lamina.data.formats import SCHEMAS, BadRowError, detect_schema
 from lamina.errors import DataError, MachineError
 from lamina.records import Conversation
 
-__all__ = ["DataFile", "Records", "read_records", "read_rows"]
+__all__ = ["DataFile", "Records", "parse_rows", "read_records", "read_rows"]
 
 _MOST_ROW_BYTES = 16 * 2**20
 _TEXT_ROW_CHARACTERS = 2000
@@ -61,7 +61,15 @@ def read_rows(path: Path) -> DataFile:
         DataError: naming file, row, what was expected and what to do.
         MachineError: if the file is Parquet and pyarrow is not installed.
     """
-    records = read_records(path)
+    return parse_rows(path, read_records(path))
+
+
+def parse_rows(path: Path, records: Records) -> DataFile:
+    """Return the conversations in what was read from ``path``.
+
+    Raises:
+        DataError: naming file, row, what was expected and what to do.
+    """
     schema = _one_schema(path, records)
     rows: list[Conversation] = []
     bad: list[tuple[int, str]] = []

@@ -97,6 +97,14 @@ class Renderer:
         segments.append(_Segment(_after(whole, done, "", 0), trained=False))
         return [i for s in segments for i in self.tokenizer.encode(s.text, add_special_tokens=False)]
 
+    def opening(self) -> list[int]:
+        """Return the ids that stand in front of the first words of a user, a default system prompt included."""
+        mark = "\x00"
+        before, found, _ = self._text([Message("user", mark)], asking=True).partition(mark)
+        if not found:
+            raise StackError("the base's chat template does not print what a user says", hint="set base.template")
+        return self.tokenizer.encode(before, add_special_tokens=False)
+
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids, without special tokens."""
         return self.tokenizer.decode(ids, skip_special_tokens=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Match", "Rating", "rate_models", "win_chance"]
+__all__ = ["Match", "Rating", "rate_models"]
 
 _SCALE = 400 / math.log(10)
 _CENTRE = 1000.0
@@ -76,11 +76,6 @@ def rate_models(matches: Sequence[Match], anchor: str | None = None) -> tuple[Ra
         for i, name in enumerate(names)
     ]
     return tuple(sorted(ratings, key=lambda rating: (-rating.value, rating.name)))
-
-
-def win_chance(rating: float, other: float) -> float:
-    """Return the chance that a model beats another, by their ratings."""
-    return 1 / (1 + 10 ** ((other - rating) / 400))
 
 
 def _tabulate(names: Sequence[str], matches: Sequence[Match]) -> tuple[int, _Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lamina.data.render import Renderer
@@ -23,8 +23,10 @@ from lamina.model.base import LoadedBase
 from lamina.model.template import PLAIN_TEMPLATE
 from lamina.records import Conversation, Message, Score, Tick, TokenRow
 
-__all__ = ["run_suite", "watch_suite"]
+__all__ = ["Judge", "run_suite", "watch_suite"]
 
+# From items and the answers to them to a value each, 0 to 1; NaN where there is no verdict.
+Judge = Callable[[Sequence[Item], Sequence[str]], list[float]]
 
 # Items between two looks at a guard: enough to fill packs, few enough to stop soon.
 _LOOK = 128
@@ -39,6 +41,7 @@ class _Job:
     suite: Suite
     tick: Tick
     exact: Exact | None
+    judge: Judge | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,9 @@ class _Outcome:
     sums: dict[str, float] = field(default_factory=dict)
 
 
-def run_suite(base: LoadedBase, suite: Suite, tick: Tick, exact: Exact | None = None) -> Score:
+def run_suite(
+    base: LoadedBase, suite: Suite, tick: Tick, exact: Exact | None = None, judge: Judge | None = None
+) -> Score:
     """Return the score of ``base`` on ``suite``. ``tick`` advances by one per item.
 
     Items longer than the base's context are not scored: their values are NaN, and they are counted.
@@ -61,17 +66,23 @@ def run_suite(base: LoadedBase, suite: Suite, tick: Tick, exact: Exact | None = 
         suite: the suite.
         tick: advances by one per item.
         exact: returns the same stack in float32, for choices that bfloat16 cannot tell apart.
+        judge: what a ``judged`` suite asks; an item without a verdict is not scored.
 
     Raises:
-        DataError: if no item fits the base's context.
+        DataError: if no item fits the base's context, or none got a verdict.
         StackError: if the suite asks for a chat template and the base has none.
     """
-    job = _open_job(base, suite, tick, exact)
+    job = _open_job(base, suite, tick, exact, judge)
     return _score(job, _run(job, suite.items))
 
 
 def watch_suite(
-    base: LoadedBase, suite: Suite, watch: GuardWatch, tick: Tick, exact: Exact | None = None
+    base: LoadedBase,
+    suite: Suite,
+    watch: GuardWatch,
+    tick: Tick,
+    exact: Exact | None = None,
+    judge: Judge | None = None,
 ) -> Score | None:
     """Return the same score, or None as soon as ``watch`` has proof of harm; what it has seen is in ``watch``.
 
@@ -84,12 +95,13 @@ def watch_suite(
         watch: knows the parent's score.
         tick: advances by one per item.
         exact: as for ``run_suite``.
+        judge: as for ``run_suite``.
 
     Raises:
-        DataError: if no item fits the base's context.
+        DataError: if no item fits the base's context, or none got a verdict.
         StackError: if the suite asks for a chat template and the base has none.
     """
-    job = _open_job(base, suite, tick, exact)
+    job = _open_job(base, suite, tick, exact, judge)
     parts: list[_Outcome] = []
     order = _draw_order(suite)
     for start in range(0, len(order), _LOOK):
@@ -100,14 +112,14 @@ def watch_suite(
     return _score(job, _join(parts, order))
 
 
-def _open_job(base: LoadedBase, suite: Suite, tick: Tick, exact: Exact | None) -> _Job:
+def _open_job(base: LoadedBase, suite: Suite, tick: Tick, exact: Exact | None, judge: Judge | None) -> _Job:
     if suite.template == "chat" and base.template == PLAIN_TEMPLATE:
         raise StackError(
             f"suite '{suite.name}' asks through a chat template, and the base has none",
             hint='set base.template in lamina.toml, or template = "plain" in the suite',
         )
     once = None if exact is None else functools.cache(exact)
-    return _Job(base, Renderer(base.tokenizer, base.template), suite, tick, once)
+    return _Job(base, Renderer(base.tokenizer, base.template), suite, tick, once, judge)
 
 
 def _run(job: _Job, items: Sequence[Item]) -> _Outcome:
@@ -152,7 +164,8 @@ def _score(job: _Job, outcome: _Outcome) -> Score:
     if not scored:
         raise DataError(
             f"suite '{suite.name}'",
-            f"all {len(suite.items)} items are longer than the base's context of {job.base.context} tokens",
+            f"all {len(suite.items)} items are longer than the base's context of {job.base.context} tokens"
+            + (", or without a verdict" if suite.scorer == "judged" else ""),
             hint="shorten the items or their shots, or lower max_tokens",
         )
     clusters = suite.clusters
@@ -231,9 +244,7 @@ def _answer(job: _Job, items: Sequence[Item]) -> _Outcome:
     asked = [prompts[place] for place in fitting]
     ids = greedy_answers(base, asked, max_tokens=suite.max_tokens, guesses=guesses, tick=job.tick, weigh=weigh)
     said = [_cut(job.renderer.text(answer), suite) for answer in ids]
-    score, rules = find_scorer(suite.scorer).score, suite.rules
-    assert score is not None
-    values = [score(answer, item.reference, rules) for answer, item in zip(said, fit, strict=True)]
+    values = _values(job, fit, said)
     single = (
         [] if is_text else [e for answer, item in zip(said, fit, strict=True) for e in followed(answer, item.reference)]
     )
@@ -244,6 +255,14 @@ def _answer(job: _Job, items: Sequence[Item]) -> _Outcome:
         [answers.get(place, "") for place in range(len(prompts))],
         {"followed": math.fsum(single), "instructions": len(single)},
     )
+
+
+def _values(job: _Job, items: Sequence[Item], said: Sequence[str]) -> list[float]:
+    score, rules = find_scorer(job.suite.scorer).score, job.suite.rules
+    if score is not None:
+        return [score(answer, item.reference, rules) for answer, item in zip(said, items, strict=True)]
+    assert job.judge is not None
+    return job.judge(items, said)
 
 
 def _prompt(renderer: Renderer, suite: Suite, item: Item) -> list[int]:

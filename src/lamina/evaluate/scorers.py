@@ -40,7 +40,7 @@ class Scorer:
         name: as it stands in ``scorer = "..."``.
         source: where the rule comes from.
         run: what the model does: write an answer, weigh choices, weigh the reference, weigh whole texts.
-        score: the rule, None where log-probabilities decide.
+        score: the rule, None where log-probabilities or a judge decide.
     """
 
     name: str
@@ -91,6 +91,7 @@ SCORERS: tuple[Scorer, ...] = (
     Scorer("chrf", "sacrebleu, chrF2 (doi:10.18653/v1/W15-3049)", "answer", lambda a, r, _: chrf(a, r)),
     Scorer("rouge", "rouge-score, ROUGE-L F1 with stemming", "answer", lambda a, r, _: rouge(a, r)),
     Scorer("instructions", "IFEval, strict (arXiv:2311.07911)", "answer", lambda a, r, _: all_followed(a, r)),
+    Scorer("judged", "beside the reference, in both orders; a tie is half (arXiv:2306.05685, 3.4)", "answer"),
     Scorer("likelihood", "geometric mean probability of the reference's tokens", "likelihood"),
     Scorer("perplexity", "geometric mean probability of a byte; lm-evaluation-harness's rolling windows", "text"),
 )

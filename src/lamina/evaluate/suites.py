@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina.config import SuiteSettings
-from lamina.data.read import Records, read_records, read_rows
+from lamina.data.read import Records, parse_rows, read_records
 from lamina.errors import DataError
 from lamina.evaluate.extract import find_number
 from lamina.evaluate.instructions import check_instructions
@@ -57,6 +57,7 @@ class Suite:
         pattern: for ``regex``.
         template: ``chat``, ``plain`` or None, which leaves it to the scorer.
         shots: solved items in front of every item.
+        judge: for ``judged``: which model, and where.
     """
 
     name: str
@@ -68,11 +69,13 @@ class Suite:
     pattern: str | None = None
     template: str | None = None
     shots: tuple[Item, ...] = ()
+    judge: str = ""
 
     @property
     def digest(self) -> str:
         """A digest of everything that decides a score, for caches and for comparing like with like."""
         how = [_SCORING, self.scorer, self.max_tokens, self.metric, self.pattern, self.template]
+        how += [self.judge] if self.judge else []
         content = [how, *([_plain(item) for item in items] for items in (self.items, self.shots))]
         return str(Digest.of_bytes(json.dumps(content).encode()))
 
@@ -148,7 +151,7 @@ def _parse_items(file: Path, records: Records, settings: SuiteSettings) -> tuple
         return tuple(_choice_item(file, *record) for record in records.items)
     if settings.scorer == "instructions":
         return tuple(_instruction_item(file, *record) for record in records.items)
-    items = tuple(_item(row, settings.scorer) for row in read_rows(file).rows)
+    items = tuple(_item(row, settings.scorer) for row in parse_rows(file, records).rows)
     for (number, _), item in zip(records.items, items, strict=True):
         if settings.scorer == "number" and find_number(item.reference) is None:
             raise DataError(file, f"its answer {item.reference[:40]!r} holds no number", row=number, hint="mend it")

@@ -1,4 +1,4 @@
-"""Generating answers: batched and greedy for evaluation, streamed and sampled for chat."""
+"""Generating answers: batched and greedy for evaluation, batched and sampled for rehearsal, streamed for chat."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from transformers import DynamicCache
 from lamina.model.base import LoadedBase
 from lamina.records import Tick
 
-__all__ = ["greedy_answers", "stream_tokens"]
+__all__ = ["greedy_answers", "sampled_answers", "stream_tokens"]
 
+Choose = Callable[[Tensor], list[int]]
 _BATCH_ROWS = 64
 _BATCH_TOKENS = 8192
 
@@ -73,6 +74,34 @@ def greedy_answers(
 
 
 @torch.no_grad()
+def sampled_answers(
+    base: LoadedBase, prompts: Sequence[Sequence[int]], *, max_tokens: int, seed: int
+) -> list[list[int]]:
+    """Return a continuation of every prompt drawn at temperature 1, as ids without the stop token.
+
+    All prompts go through together, so they should be few and of like length. The same seed draws the same.
+    """
+    if not base.packed:
+        drawn = enumerate(prompts)
+        return [
+            list(stream_tokens(base, prompt, max_tokens=max_tokens, temperature=1.0, seed=seed + place))
+            for place, prompt in drawn
+        ]
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(logits: Tensor) -> list[int]:
+        drawn: list[int] = torch.multinomial(torch.softmax(logits.cpu(), -1), 1, generator=generator)[:, 0].tolist()
+        return drawn
+
+    items = [_Open(place, list(prompt), []) for place, prompt in enumerate(prompts)]
+    cache = DynamicCache()
+    ids, mask = _left_pad([item.prompt for item in items], base.device)
+    states = _forward(base, ids, cache, mask, (mask.cumsum(1) - 1).clamp(min=0))
+    _write_on(base, items, draw(base.head.logits(states[:, -1])), cache, mask, max_tokens, draw)
+    return [item.answer for item in items]
+
+
+@torch.no_grad()
 def stream_tokens(
     base: LoadedBase, prompt: Sequence[int], *, max_tokens: int, temperature: float = 0.0, seed: int | None = None
 ) -> Iterator[int]:
@@ -117,6 +146,19 @@ def _answer_batch(base: LoadedBase, batch: list[_Open], max_tokens: int, *, weig
     states = _forward(base, ids, cache, mask, (mask.cumsum(1) - 1).clamp(min=0))
     tokens, rejected = _keep_guesses(base, batch, states, weighed=weighed)
     mask = _drop_rejected(cache, mask, torch.tensor(rejected, device=base.device))
+    _write_on(base, batch, tokens, cache, mask, max_tokens, lambda logits: logits.argmax(-1).tolist())
+
+
+def _write_on(
+    base: LoadedBase,
+    batch: Sequence[_Open],
+    tokens: list[int],
+    cache: DynamicCache,
+    mask: Tensor,
+    max_tokens: int,
+    choose: Choose,
+) -> None:
+    """Write the answers to their ends, ``tokens`` next; finished rows leave the cache."""
     active = list(batch)
     while True:
         going = []
@@ -135,7 +177,7 @@ def _answer_batch(base: LoadedBase, batch: list[_Open], max_tokens: int, *, weig
         ids = torch.tensor([[item.answer[-1]] for item in active], device=base.device)
         positions = mask.sum(1, keepdim=True)
         mask = torch.cat([mask, mask.new_ones(len(active), 1)], 1)
-        tokens = base.head.logits(_forward(base, ids, cache, mask, positions)[:, -1]).argmax(-1).tolist()
+        tokens = choose(base.head.logits(_forward(base, ids, cache, mask, positions)[:, -1]))
 
 
 def _keep_guesses(

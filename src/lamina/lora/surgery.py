@@ -12,7 +12,8 @@ A model is frozen before surgery and equal to itself, bit for bit, after ``detac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -35,6 +36,7 @@ __all__ = [
     "linear_weights",
     "quantise_linears",
     "set_trained",
+    "silenced",
     "transposed_paths",
 ]
 
@@ -99,6 +101,19 @@ def set_trained(model: nn.Module, pairs: dict[str, tuple[nn.Parameter, nn.Parame
         wrapper = _wrap(model, path)
         wrapper.trained = pair
         wrapper.scale = scale
+
+
+@contextmanager
+def silenced(model: nn.Module) -> Iterator[None]:
+    """Leave the layer in training out for a while: within, ``model`` is its parent, with no copy of it in memory."""
+    pairs = {each: each.trained for each in model.modules() if isinstance(each, LoRALinear)}
+    for each in pairs:
+        each.trained = None
+    try:
+        yield
+    finally:
+        for each, pair in pairs.items():
+            each.trained = pair
 
 
 def detach(model: nn.Module) -> None:

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["NAME", "SOURCE", "dare"]
+__all__ = ["NAME", "dare"]
 
 NAME = "dare"
-SOURCE = "https://arxiv.org/abs/2311.03099"
 
 
 def dare(deltas: Sequence[Tensor], density: float = 0.5, seed: int = 0) -> Tensor:

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from lamina.lora.squash import true_rank
 
-__all__ = ["NAME", "SOURCE", "iso_c"]
+__all__ = ["NAME", "iso_c"]
 
 NAME = "iso-c"
-SOURCE = "https://arxiv.org/abs/2502.04959"
 
 
 def iso_c(deltas: Sequence[Tensor]) -> Tensor:

@@ -15,10 +15,9 @@ from torch import Tensor
 from lamina.lora.squash import true_rank
 from lamina.merge.ties import ties
 
-__all__ = ["NAME", "SOURCE", "knots"]
+__all__ = ["NAME", "knots"]
 
 NAME = "knots"
-SOURCE = "https://arxiv.org/abs/2410.19735"
 
 
 def knots(deltas: Sequence[Tensor], density: float = 1.0) -> Tensor:

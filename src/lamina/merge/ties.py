@@ -10,10 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["NAME", "SOURCE", "ties"]
+__all__ = ["NAME", "ties"]
 
 NAME = "ties"
-SOURCE = "https://arxiv.org/abs/2306.01708"
 
 
 def ties(deltas: Sequence[Tensor], density: float = 0.2) -> Tensor:

@@ -56,6 +56,29 @@ class Head:
         loss: Tensor = _LossSum.apply(states, targets, self)  # type: ignore[no-untyped-call]
         return loss
 
+    def blended_sum(self, states: Tensor, targets: Tensor, parents: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the summed loss against tokens and a parent's predictions, differentiable in ``states``.
+
+        ``(1 - s) * cross-entropy + s * KL(parent || own)`` for each token: but for a constant, the cross-entropy of a
+        target that is (1 - s) the token and s the parent's distribution, so that its slope is as cheap.
+
+        Args:
+            states: (N, width).
+            targets: (N,) the tokens.
+            parents: (N, width), the parent's hidden states at the same places; nothing flows back into them.
+            shares: (N,) float32, s in 0..1.
+
+        Returns:
+            The loss and, without gradient, the summed KL; both in nats.
+
+        Source: distillation with hard and soft targets at temperature 1, Hinton et al. 2015, arXiv:1503.02531,
+        section 2.
+        """
+        sums: tuple[Tensor, Tensor] = _BlendedSum.apply(  # type: ignore[no-untyped-call]
+            states, targets, parents, shares, self
+        )
+        return sums
+
     @torch.no_grad()
     def log_probs(self, states: Tensor, targets: Tensor) -> Tensor:
         """Return each target's log-probability in nats, (N,)."""
@@ -87,6 +110,49 @@ class _LossSum(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * upstream[0], None, None
+
+
+class _BlendedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, targets: Tensor, parents: Tensor, shares: Tensor, head: Head
+    ) -> tuple[Tensor, Tensor]:
+        total = torch.zeros((), dtype=torch.float32, device=states.device)
+        apart = torch.zeros_like(total)
+        gradient = torch.empty_like(states)
+        for start in range(0, len(targets), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            losses, moved, slope = _block_blend(states[block], targets[block], parents[block], shares[block], head)
+            total += losses.sum()
+            apart += moved.sum()
+            torch.mm(slope, head.weight, out=gradient[block])
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(apart)
+        return total, apart
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[0], None, None, None, None
+
+
+def _block_blend(
+    states: Tensor, targets: Tensor, parents: Tensor, shares: Tensor, head: Head
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a block's losses and divergences, (n,), and the losses' slope in the logits, (n, V)."""
+    logits = head.logits(states)
+    bend = None if head.softcap is None else 1 - (logits / head.softcap).square()
+    own = torch.log_softmax(logits, -1)
+    wanted = torch.log_softmax(head.logits(parents), -1)
+    chances = wanted.exp()
+    moved = wanted.sub_(own).mul_(chances).sum(-1)
+    at = torch.arange(len(targets), device=targets.device)
+    losses = shares * moved - (1 - shares) * own[at, targets]
+    slope = own.exp_().sub_(chances.mul_(shares[:, None]))
+    slope[at, targets] -= 1 - shares
+    if bend is not None:
+        slope.mul_(bend)
+    return losses, moved, slope.mul_(head.factor).to(head.weight.dtype)
 
 
 def _block_loss(states: Tensor, targets: Tensor, head: Head, *, with_slope: bool) -> tuple[Tensor, Tensor]:

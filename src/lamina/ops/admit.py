@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -114,10 +115,12 @@ def admit(
 
 
 def _judge(project: Project, place: Place, stack: StackConfig, *, whole: bool) -> Verdict | None:
+    found = find_suites(project, grown=stack)
+    # Held-out rows that the new layer answers anew, all of them, are no guard against it.
+    place = dataclasses.replace(place, guards=tuple(name for name in place.guards if name in found))
     suites = (*place.own, *place.guards)
     if not suites:
         return None
-    found = find_suites(project)
     before = {name: score_stack(project, place.stack, found[name]) for name in suites}
     after, stopped = _score_until_harm(project, place, stack, found, before, whole=whole)
     settings = project.settings

@@ -25,7 +25,8 @@ from lamina.lora.adapter import Adapter, load_adapter, rescale
 from lamina.lora.surgery import fits
 from lamina.ops.measure import HELDOUT, Yardstick, rendered
 from lamina.ops.project import Project
-from lamina.ops.rows import TrainingData, prepare_rows, render_replay, replay_rows, spread, stored_rows
+from lamina.ops.replay import render_replay, replay_rows
+from lamina.ops.rows import TrainingData, prepare_rows, recorded_sides, spread, stored_rows
 from lamina.ops.run import Run, run_training
 from lamina.ops.sources import has_sources, recorded_rows
 from lamina.ops.train import settle
@@ -45,6 +46,7 @@ __all__ = [
     "original_steps",
     "realign",
     "realign_steps",
+    "recorded_recipe",
     "retrain",
 ]
 
@@ -131,7 +133,7 @@ def realign(sides: Sides, move: Move, yardstick: Yardstick) -> Made | None:
     start = carry(sides, move)
     if start is None or sample is None or not store.has(sample):
         return None
-    recipe = _recipe(move.layer)
+    recipe = recorded_recipe(move.layer)
     total = realign_steps(move.layer) * recipe.batch_rows
     answered, answer_tokens = _distil(sides, move, round(_SHARE_DISTILLED * total))
     new = sides.use_new()
@@ -160,9 +162,11 @@ def retrain(sides: Sides, move: Move, yardstick: Yardstick) -> Made | None:
         DataError: if the new base's context would cut too much of its rows.
     """
     new, sample = sides.use_new(), move.layer.replay
-    recipe = _recipe(move.layer)
+    recipe = recorded_recipe(move.layer)
     if has_sources(new, move.layer, move.paths):
-        data, said = prepare_rows(new, *recorded_rows(new, move.layer, move.paths), recipe), "its files"
+        held = recorded_sides(new.store, move.layer)
+        data = prepare_rows(new, *recorded_rows(new, move.layer, move.paths), recipe, sides=held)
+        said = "its files"
     elif sample is not None and new.store.has(sample):
         rows = tuple(stored_rows(new.store, sample))
         data = TrainingData((), rows, (), rendered(new.loaded, rows), _watched(new, yardstick))
@@ -170,9 +174,11 @@ def retrain(sides: Sides, move: Move, yardstick: Yardstick) -> Made | None:
     else:
         return None
     replay = render_replay(new, move.new_below, data, recipe)
-    recipe, _ = settle(new, data, replay, recipe, {})
-    run = Run(parent=move.new_below, recipe=recipe, rows=(*data.train_tokens, *replay), heldout=data.heldout_tokens)
-    return _train(new, move, run, "retrain", scale=move.entry.scale, rows=said)
+    recipe, _ = settle(new, data, replay.rows, recipe, {})
+    run = Run(
+        parent=move.new_below, recipe=recipe, rows=(*data.train_tokens, *replay.rows), heldout=data.heldout_tokens
+    )
+    return _train(new, move, run, "retrain", scale=move.entry.scale, rows=said, further_tokens=replay.cost.tokens)
 
 
 def original_steps(layer: LayerConfig) -> int:
@@ -203,9 +209,9 @@ def _train(new: Project, move: Move, run: Run, step: Step, *, scale: float, rows
     )
 
 
-def _recipe(layer: LayerConfig) -> Recipe:
+def recorded_recipe(layer: LayerConfig) -> Recipe:
     """Return the recorded recipe; a layer without one was not trained here, and keeps its rank."""
-    return Recipe.model_validate(layer.recipe or {"rank": layer.rank})
+    return Recipe.recorded(layer.recipe) if layer.recipe else Recipe(rank=layer.rank)
 
 
 def _watched(new: Project, yardstick: Yardstick) -> tuple[TokenRow, ...]:

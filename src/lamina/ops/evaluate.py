@@ -15,9 +15,10 @@ from lamina.evaluate.run import run_suite, watch_suite
 from lamina.evaluate.suites import Suite, load_suite, suite_of_rows
 from lamina.evaluate.watch import GuardWatch
 from lamina.model.base import LoadedBase
+from lamina.ops.asking import judge_name, suite_judge
 from lamina.ops.project import Project
 from lamina.ops.results import read_score, write_score
-from lamina.ops.rows import known_rows, stored_rows
+from lamina.ops.rows import known_rows, stored_rows, superseded
 from lamina.records import Matrix, Score, Tick
 from lamina.stack.layers import read_layer
 from lamina.stack.manifest import StackConfig
@@ -92,18 +93,25 @@ def overlaps(project: Project, suites: Sequence[str] = ()) -> dict[str, Overlap]
     return found
 
 
-def find_suites(project: Project) -> dict[str, Suite]:
+def find_suites(project: Project, grown: StackConfig | None = None) -> dict[str, Suite]:
     """Return the suites of ``lamina.toml``, then one of held-out rows for each layer of the branch that has no suite.
 
     Held-out rows are scored by likelihood, so that every layer can be measured without writing a suite; those of a
-    layer that was pulled stayed with its owner.
+    layer that was pulled stayed with its owner, and those that a later layer answers anew are left out.
+
+    Args:
+        project: the open project.
+        grown: a stack that may follow the branch's; rows that its layers answer anew are left out as well.
     """
     suites = {name: load_suite(name, settings) for name, settings in project.settings.suites.items()}
+    judged = [suite for suite in suites.values() if suite.scorer == "judged"]
+    suites |= {suite.name: dataclasses.replace(suite, judge=judge_name(project)) for suite in judged}
     stack = project.stack()
-    for entry in stack.layers:
-        if skill_of(stack, entry.name) in suites:
-            continue
-        if rows := stored_rows(project.store, read_layer(project.store, entry.layer).heldout):
+    unwritten = [entry for entry in stack.layers if skill_of(stack, entry.name) not in suites]
+    replaced = superseded(project, grown or stack) if unwritten else set()
+    for entry in unwritten:
+        heldout = stored_rows(project.store, read_layer(project.store, entry.layer).heldout)
+        if rows := [row for row in heldout if row_identity(row) not in replaced]:
             suites[entry.name] = suite_of_rows(entry.name, rows, "likelihood")
     return suites
 
@@ -118,7 +126,7 @@ def score_stack(project: Project, stack: StackConfig, suite: Suite, label: str |
     """Return one stack's score on one suite; ``label`` is its name for people, the top layer's if None."""
 
     def run(loaded: LoadedBase, tick: Tick) -> Score:
-        return run_suite(loaded, suite, tick, lambda: project.exact(stack))
+        return run_suite(loaded, suite, tick, lambda: project.exact(stack), suite_judge(project, suite.name))
 
     return _once(project, stack, suite.digest, suite.name, label, len(suite.items), run)
 
@@ -130,7 +138,8 @@ def watch_stack(project: Project, stack: StackConfig, guard: Suite, watch: Guard
     """
 
     def run(loaded: LoadedBase, tick: Tick) -> Score | None:
-        return watch_suite(loaded, guard, watch, tick, lambda: project.exact(stack))
+        judge = suite_judge(project, guard.name)
+        return watch_suite(loaded, guard, watch, tick, lambda: project.exact(stack), judge)
 
     return _once(project, stack, guard.digest, guard.name, None, len(guard.items), run)
 
@@ -194,7 +203,9 @@ def _note_items(project: Project, suite: Suite) -> None:
 
 def _note_unscored(project: Project, score: Score) -> None:
     if score.unscored:
+        suite = project.settings.suites.get(score.suite)
+        silent = ", or got no verdict," if suite is not None and suite.scorer == "judged" else ""
         project.progress.note(
             f"{score.suite}: {score.unscored} of {len(score.values)} items are longer than the base's context of "
-            f"{project.loaded.context} tokens and are not scored"
+            f"{project.loaded.context} tokens{silent} and are not scored"
         )

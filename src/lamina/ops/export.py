@@ -27,7 +27,7 @@ from lamina.model.hub import hub_id
 from lamina.model.machine import require_disk
 from lamina.ops.fold import FIXED_TEXTS, fold_stack
 from lamina.ops.project import Project
-from lamina.ops.publish import scratch_folder, write_files
+from lamina.ops.publish import write_files
 from lamina.ops.rows import heldout_sample, render_rows
 from lamina.records import Conversation
 from lamina.serve.engine import Layers
@@ -35,7 +35,7 @@ from lamina.serve.llama_look import look_ahead, opened
 from lamina.stack.layers import name_of, read_layer, stack_digest
 from lamina.stack.manifest import StackConfig
 from lamina.stack.order import check_parents
-from lamina.stack.store import disk_errors, write_atomically
+from lamina.stack.store import disk_errors, scratch_folder, write_atomically
 
 __all__ = ["Agreement", "ExportForm", "Exported", "export_stack"]
 

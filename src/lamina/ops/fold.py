@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +26,7 @@ from lamina.records import Conversation, Quiet, TokenRow
 from lamina.stack.layers import name_of, read_layer, stack_digest
 from lamina.stack.manifest import StackConfig
 from lamina.stack.order import check_parents
-from lamina.stack.store import disk_errors
+from lamina.stack.store import disk_errors, scratch_folder
 
 __all__ = ["FIXED_TEXTS", "FoldResult", "fold_stack"]
 
@@ -89,7 +86,7 @@ def fold_stack(project: Project, expression: str | None, out: Path) -> FoldResul
     heldout = heldout_sample(project, layers, _ROWS_PER_LAYER)
     rows = render_rows(project, heldout or [Conversation(text=text) for text in FIXED_TEXTS], project.loaded.context)
     project.release()  # two in float32 follow, one after the other
-    with disk_errors(out), _scratch_folder(out) as scratch:
+    with disk_errors(out), scratch_folder(out.parent) as scratch:
         before, weights = _fold_into(project, stack, dtype, rows, scratch)
         logits = _measure(project, before, rows, scratch)
         result = FoldResult(
@@ -170,13 +167,3 @@ def _provenance(project: Project, result: FoldResult) -> dict[str, object]:
         "logit_drift": dataclasses.asdict(result.logits),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-@contextmanager
-def _scratch_folder(out: Path) -> Iterator[Path]:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -11,13 +11,13 @@ from typing import Any
 
 from lamina.data.render import Renderer
 from lamina.errors import UsageError
-from lamina.evaluate.judge.asking import Question, Reply, ask_all
+from lamina.evaluate.judge.asking import Question
 from lamina.evaluate.judge.cases import Case, choice_questions, rating_questions, read_pairs, read_ratings
 from lamina.evaluate.judge.endpoint import Endpoint
-from lamina.evaluate.judge.journal import open_journal
 from lamina.evaluate.judge.questions import Asked, cases_of, of_items, read_questions
 from lamina.evaluate.judge.tally import Graded, Tally, grade, tally
 from lamina.infer.generate import greedy_answers
+from lamina.ops.asking import ask_judge
 from lamina.ops.evaluate import find_suites
 from lamina.ops.project import Project
 from lamina.ops.results import judge_folder
@@ -90,7 +90,7 @@ def judge_stacks(
     answers = [_answers(project, stack, name, asked, tokens) for stack, name in zip(stacks, names, strict=True)]
     cases = cases_of(asked, *answers)
     questions = _graded(cases) if single else choice_questions(cases)
-    replies = _ask(project, endpoint, questions)
+    replies = ask_judge(project, endpoint, questions)
     outcome: Tally | Graded
     if single:
         outcome = grade(names, [case.name for case in cases], read_ratings(questions, replies))
@@ -184,18 +184,6 @@ def _graded(cases: Sequence[Case]) -> list[Question]:
             for side, answer in (("a", case.a), ("b", case.b))
         ]
     )
-
-
-def _ask(project: Project, endpoint: Endpoint, questions: Sequence[Question]) -> list[Reply]:
-    settings = project.settings.judge
-    path = judge_folder(project.store) / "journal.jsonl"
-    project.progress.note(f"{settings.model} at {settings.url} judges")
-    with (
-        disk_errors(path),
-        open_journal(path) as journal,
-        project.progress.stage("judge", total=len(questions), unit="verdicts") as tick,
-    ):
-        return ask_all(settings, endpoint, journal, questions, tick)
 
 
 def _remember(project: Project, what: str, judged: Judged, stacks: Sequence[StackConfig]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Project:
     progress: Progress
     _loaded: LoadedBase | None = field(default=None, repr=False)
     _exact: LoadedBase | None = field(default=None, repr=False)
+    _is_claimed: bool = field(default=False, repr=False)
 
     @property
     def loaded(self) -> LoadedBase:
@@ -59,6 +61,23 @@ class Project:
             StackError: if there is none.
         """
         return resolve(self.store, expression or self.branch, self.base.pin)
+
+    @contextmanager
+    def working(self, verb: str) -> Iterator[None]:
+        """Claim the project for ``verb``, a long one; a verb that runs within another shares its claim.
+
+        Raises:
+            BusyError: if another lamina is at work in it.
+        """
+        if self._is_claimed:
+            yield
+            return
+        with self.store.claim(verb):
+            self._is_claimed = True
+            try:
+                yield
+            finally:
+                self._is_claimed = False
 
     def release(self) -> None:
         """Let go of the base in memory; it is loaded again on its next use."""

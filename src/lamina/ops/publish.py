@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -25,9 +21,9 @@ from lamina.records import Progress
 from lamina.stack.layers import read_layer, stack_digest
 from lamina.stack.manifest import LayerConfig, StackConfig
 from lamina.stack.order import check_parents
-from lamina.stack.store import disk_errors, write_atomically
+from lamina.stack.store import disk_errors, scratch_folder, write_atomically
 
-__all__ = ["HUB", "Published", "publish", "scratch_folder", "write_files"]
+__all__ = ["HUB", "Published", "publish", "write_files"]
 
 HUB = "hf:"
 _LONGEST_NAME = 96
@@ -151,18 +147,6 @@ def _records(stack: StackConfig, layers: dict[str, LayerConfig]) -> bytes:
         "layers": {digest: json.loads(layer.canonical()) for digest, layer in layers.items()},
     }
     return f"{json.dumps(record, indent=1, ensure_ascii=False)}\n".encode()
-
-
-@contextmanager
-def scratch_folder(near: Path) -> Iterator[Path]:
-    """Yield a folder on the disk of ``near``, removed at the end unless it was moved away."""
-    with disk_errors(near):
-        near.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".publish-", dir=near))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _move(scratch: Path, folder: Path) -> str:

@@ -13,7 +13,8 @@ from lamina.errors import StackError
 from lamina.lora.adapter import Adapter, combine, load_adapter
 from lamina.lora.compare import adapter_norm, delta_norm
 from lamina.ops.project import Project
-from lamina.ops.rows import prepare_rows, render_replay
+from lamina.ops.replay import render_replay
+from lamina.ops.rows import prepare_rows, recorded_sides
 from lamina.ops.run import PASSES_KEY, Run, Trained, made_here, run_training
 from lamina.ops.sources import recorded_rows
 from lamina.refs import Digest
@@ -72,15 +73,16 @@ def reproduce(project: Project, name: str, paths: Sequence[Path] = ()) -> Reprod
     digest = resolve_layer(project.store, name).layer
     layer = read_layer(project.store, digest)
     _check(project, layer)
-    recipe = Recipe.model_validate(layer.recipe)
-    data = prepare_rows(project, *recorded_rows(project, layer, paths), recipe)
+    recipe = Recipe.recorded(layer.recipe)
+    sides = recorded_sides(project.store, layer)
+    data = prepare_rows(project, *recorded_rows(project, layer, paths), recipe, sides=sides)
     parent = read_stack(project.store, layer.parent)
-    _check_replay(project, parent, recipe)
-    replay = render_replay(project, parent, data, recipe)
+    _check_replay(project, parent, layer, recipe)
+    replay = render_replay(project, parent, data, recipe, layer.stood_in or ())
     run = Run(
         parent=parent,
         recipe=recipe,
-        rows=(*data.train_tokens, *replay),
+        rows=(*data.train_tokens, *replay.rows),
         heldout=data.heldout_tokens,
         passes=_passes(layer.machine),
     )
@@ -113,10 +115,12 @@ def _check(project: Project, layer: LayerConfig) -> None:
         )
 
 
-def _check_replay(project: Project, parent: StackConfig, recipe: Recipe) -> None:
+def _check_replay(project: Project, parent: StackConfig, layer: LayerConfig, recipe: Recipe) -> None:
     if recipe.replay == 0:
         return
     for entry in parent.layers:
+        if entry.name in (layer.stood_in or ()):
+            continue
         replay = read_layer(project.store, entry.layer).replay
         if replay is not None and not project.store.has(replay):
             raise StackError(

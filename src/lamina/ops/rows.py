@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lamina.config import Recipe
 from lamina.data.cache import cached_rows
-from lamina.data.identity import from_record, row_identity, to_record
+from lamina.data.changes import Seen, superseded_rows
+from lamina.data.identity import from_record, prompt_identity, row_identity, to_record
 from lamina.data.read import DataFile, read_rows
 from lamina.data.render import Renderer
 from lamina.data.split import drop_duplicates, split_heldout
@@ -18,22 +19,30 @@ from lamina.ops.project import Project
 from lamina.records import Conversation, TokenRow
 from lamina.stack.layers import read_layer
 from lamina.stack.manifest import LayerConfig, StackConfig
-from lamina.stack.store import Store
+from lamina.stack.order import skill_of
+from lamina.stack.seen import SeenRow, format_seen, read_seen
+from lamina.stack.store import Store, disk_errors, write_atomically
 
 __all__ = [
     "TrainingData",
+    "forbid_rows",
+    "forgotten_rows",
     "heldout_sample",
     "identities",
     "known_rows",
+    "list_rows",
     "prepare_rows",
     "read_files",
-    "render_replay",
+    "recorded_sides",
     "render_rows",
-    "replay_rows",
     "rows_as_jsonl",
+    "seen_rows",
     "spread",
     "stored_rows",
+    "superseded",
 ]
+
+_FORGOTTEN = "forgotten"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +68,55 @@ def read_files(project: Project, paths: Sequence[Path]) -> tuple[tuple[DataFile,
     rows, dropped = drop_duplicates([row for file in files for row in file.rows])
     if dropped:
         project.progress.note(f"{dropped} duplicate rows left out")
-    return files, list(rows)
+    forgotten = forgotten_rows(project.store)
+    kept = [row for row in rows if row_identity(row) not in forgotten] if forgotten else rows
+    if len(kept) < len(rows):
+        project.progress.note(f"{len(rows) - len(kept)} rows left out, which `lamina forget` took away")
+    return files, kept
+
+
+def forgotten_rows(store: Store) -> set[str]:
+    """Return the identities of rows that no layer may be trained on any more."""
+    path = store.root / _FORGOTTEN
+    return set(path.read_text("utf-8").split()) if path.exists() else set()
+
+
+def forbid_rows(store: Store, rows: Collection[str]) -> None:
+    """Note the identities of rows that no layer may be trained on any more.
+
+    Raises:
+        MachineError: if the disk is full or read-only.
+    """
+    path = store.root / _FORGOTTEN
+    with store.lock(), disk_errors(path):
+        write_atomically(path, "".join(f"{row}\n" for row in sorted({*forgotten_rows(store), *rows})).encode())
 
 
 def prepare_rows(
-    project: Project, files: tuple[DataFile, ...], rows: Sequence[Conversation], recipe: Recipe
+    project: Project,
+    files: tuple[DataFile, ...],
+    rows: Sequence[Conversation],
+    recipe: Recipe,
+    *,
+    sides: Mapping[str, bool] | None = None,
 ) -> TrainingData:
     """Split off held-out rows and render both sides.
+
+    Args:
+        project: the open project.
+        files: where the rows come from.
+        rows: the rows, each once.
+        recipe: says which share is held out, and how long a row may be.
+        sides: by identity, whether a row is held out; rows that are not in it are split by content and seed.
 
     Raises:
         DataError: if truncation would lose more than ``recipe.max_lost`` of the trained tokens.
     """
-    train, heldout = split_heldout(rows, recipe.heldout, recipe.seed)
+    fixed = sides or {}
+    _, chosen = split_heldout([row for row in rows if row_identity(row) not in fixed], recipe.heldout, recipe.seed)
+    out = {row_identity(row) for row in chosen} | {row for row, heldout in fixed.items() if heldout}
+    train = [row for row in rows if row_identity(row) not in out]
+    heldout = [row for row in rows if row_identity(row) in out]
     longest = min(recipe.max_length or project.loaded.context, project.loaded.context)
     train_tokens = render_rows(project, train, longest)
     heldout_tokens = render_rows(project, heldout, longest)
@@ -92,25 +138,80 @@ def known_rows(project: Project, stack: StackConfig) -> set[str]:
     """Return the identities of all rows that the stack's layers were trained or measured on."""
     known: set[str] = set()
     for entry in stack.layers:
-        layer = read_layer(project.store, entry.layer)
-        known |= set(project.store.read_bytes(layer.rows).decode().split())
+        known |= {seen.row for seen in read_seen(project.store, read_layer(project.store, entry.layer))}
     return known
 
 
-def replay_rows(project: Project, stack: StackConfig, count: int) -> list[Conversation]:
-    """Return ``count`` rows of earlier layers, an equal share of each, spread evenly over its sample."""
-    layers = [read_layer(project.store, entry.layer) for entry in stack.layers]
-    samples = [sample for layer in layers if (sample := stored_rows(project.store, layer.replay))]
-    chosen: list[Conversation] = []
-    for index, sample in enumerate(samples):
-        chosen += spread(sample, count // len(samples) + (index < count % len(samples)))
-    return chosen
+def seen_rows(
+    project: Project, stack: StackConfig, *, skill: str | None = None, files: Collection[str] = ()
+) -> list[Seen]:
+    """Return what the stack's layers have seen, bottom first.
+
+    Of layers that do not record prompts, those of the rows that they carry are found from the rows themselves.
+
+    Args:
+        project: the open project.
+        stack: the stack.
+        skill: whose layers are marked as own; None marks all.
+        files: names of files; rows from files of other names are marked as such. None given marks none.
+    """
+    found: list[Seen] = []
+    for height, entry in enumerate(stack.layers):
+        layer = read_layer(project.store, entry.layer)
+        rows = read_seen(project.store, layer)
+        prompts = {seen.row: seen.prompt for seen in rows}
+        if rows and all(prompt is None for prompt in prompts.values()):
+            carried = [*stored_rows(project.store, layer.replay), *stored_rows(project.store, layer.heldout)]
+            prompts |= {row_identity(row): prompt_identity(row) for row in carried}
+        names = [source.file for source in layer.data]
+        found += [
+            Seen(
+                row=seen.row,
+                prompt=prompts[seen.row],
+                height=height,
+                layer=entry.name,
+                is_own=skill is None or skill_of(stack, entry.name) == skill,
+                is_from_files=not files or _is_from(seen, names, files),
+            )
+            for seen in rows
+        ]
+    return found
 
 
-def render_replay(project: Project, stack: StackConfig, data: TrainingData, recipe: Recipe) -> list[TokenRow]:
-    """Return the rows of ``stack``'s layers that are mixed into training on ``data``, rendered."""
-    chosen = replay_rows(project, stack, round(recipe.replay * len(data.train)))
-    return render_rows(project, chosen, project.loaded.context)
+def superseded(project: Project, stack: StackConfig, newer: Sequence[Conversation] = ()) -> set[str]:
+    """Return the identities of rows that the stack's layers have seen and that a newer answer has replaced.
+
+    They must not be rehearsed, nor measured: the stack has been taught otherwise since.
+
+    Args:
+        project: the open project.
+        stack: the stack.
+        newer: rows that are about to be trained on top of it.
+    """
+    last = [
+        Seen(row=row_identity(row), prompt=prompt_identity(row), height=len(stack.layers), layer="") for row in newer
+    ]
+    return superseded_rows([*seen_rows(project, stack), *last])
+
+
+def list_rows(data: TrainingData) -> bytes:
+    """Return the list of rows that a layer trained on ``data`` has seen (``lamina.stack.seen``)."""
+    places: dict[str, int] = {}
+    for place, file in enumerate(data.files):
+        for row in file.rows:
+            places.setdefault(row_identity(row), place)
+    sides = ((data.train, False), (data.heldout, True))
+    return format_seen(
+        SeenRow(identity, prompt_identity(row), places.get(identity), heldout)
+        for rows, heldout in sides
+        for row in rows
+        for identity in (row_identity(row),)
+    )
+
+
+def recorded_sides(store: Store, layer: LayerConfig) -> dict[str, bool]:
+    """Return, by identity, whether a row that ``layer`` has seen was held out, where that is recorded."""
+    return {seen.row: seen.heldout for seen in read_seen(store, layer) if seen.heldout is not None}
 
 
 def stored_rows(store: Store, digest: str | None) -> list[Conversation]:
@@ -118,6 +219,13 @@ def stored_rows(store: Store, digest: str | None) -> list[Conversation]:
     if digest is None or not store.has(digest):
         return []
     return [from_record(json.loads(line)) for line in store.read_bytes(digest).splitlines()]
+
+
+def _is_from(seen: SeenRow, names: Sequence[str], files: Collection[str]) -> bool:
+    """Return whether a row stood in one of ``files``; where that was not recorded, whether it must have."""
+    if seen.file is not None and seen.file < len(names):
+        return names[seen.file] in files
+    return bool(names) and all(name in files for name in names)
 
 
 def heldout_sample(project: Project, layers: Sequence[LayerConfig], most: int) -> list[Conversation]:

@@ -21,7 +21,7 @@ from lamina import __version__
 from lamina.config import Recipe
 from lamina.errors import StackError
 from lamina.lora.adapter import Adapter, rescale, save_adapter, scale_of
-from lamina.lora.surgery import fresh_adapter
+from lamina.lora.start import start_factors
 from lamina.model.machine import describe_machine, require_disk
 from lamina.ops.project import Project
 from lamina.records import TokenRow
@@ -88,8 +88,10 @@ def run_training(project: Project, run: Run, folder: Path) -> Trained:
     if (reason := base.why_slower()) is not None:
         project.progress.note(reason)
     scale = scale_of(run.recipe.rank, run.recipe.alpha, rslora=run.recipe.rslora)
-    start = fresh_adapter(base.model, run.recipe.rank, run.recipe.seed)
-    if run.start is not None:
+    if run.start is None:
+        below = project.adapters(run.parent.layers)
+        start = start_factors(base.model, run.recipe.rank, run.recipe.seed, run.recipe.start, below)
+    else:
         start = rescale(run.start, 1 / scale)
     state = TrainState(start, base.device)
     # Two checkpoints of four tensors each while one replaces the other, then the weights, twice.
@@ -129,7 +131,7 @@ def made_here(passes: PassSizes = ()) -> dict[str, Any]:
 
 def _train(project: Project, run: Run, state: TrainState, checkpoint: Path, notes: dict[str, Any]) -> None:
     total = run.recipe.epochs * sum(len(row.ids) for row in run.rows)
-    saved, measured = time.monotonic(), ""
+    saved, measured, moved = time.monotonic(), "", ""
     with project.progress.stage("train", total=total, unit="tok") as tick, _stop_requests() as stopping:
         tick(notes["tokens"])
         try:
@@ -142,7 +144,9 @@ def _train(project: Project, run: Run, state: TrainState, checkpoint: Path, note
                     notes["passes"].append([record.step, record.pass_tokens])
                 if record.heldout_loss is not None:
                     measured = f", held-out {record.heldout_loss:.3f}"
-                tick(record.tokens, f"step {record.step}/{record.steps}, loss {record.loss:.3f}{measured}")
+                if record.divergence is not None:
+                    moved = f", from parent {record.divergence:.3f}"
+                tick(record.tokens, f"step {record.step}/{record.steps}, loss {record.loss:.3f}{measured}{moved}")
                 if stopping.is_set() or time.monotonic() - saved > _CHECKPOINT_EVERY_S:
                     with disk_errors(checkpoint, _FULL):
                         state.save(checkpoint, notes)

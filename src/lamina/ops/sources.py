@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from lamina.data.identity import row_identity
-from lamina.data.read import DataFile
+from lamina.data.read import DataFile, read_rows
 from lamina.errors import DataError
 from lamina.ops.project import Project
-from lamina.ops.rows import read_files
+from lamina.ops.rows import forgotten_rows, read_files, stored_rows
 from lamina.records import Conversation
 from lamina.refs import Digest
 from lamina.stack.manifest import DataSource, LayerConfig
+from lamina.stack.seen import read_seen
 
-__all__ = ["has_sources", "recorded_rows"]
+__all__ = ["has_sources", "recorded_rows", "remaining_rows"]
 
 
 def has_sources(project: Project, layer: LayerConfig, paths: Sequence[Path] = ()) -> bool:
@@ -41,7 +42,13 @@ def recorded_rows(
             hint="restore them, or name files of that content with --data",
         )
     files, rows = read_files(project, [path for path in found if isinstance(path, Path)])
-    seen = set(project.store.read_bytes(layer.rows).decode().split())
+    seen = {one.row for one in read_seen(project.store, layer)}
+    if gone := len(seen & forgotten_rows(project.store)):
+        raise DataError(
+            f"layer '{layer.name}'",
+            f"has seen {gone} rows that `lamina forget` took away",
+            hint="it cannot be trained again; `lamina log` names the layer that took its place",
+        )
     chosen = [row for row in rows if row_identity(row) in seen]
     if len(chosen) != len(seen):
         raise DataError(
@@ -51,6 +58,50 @@ def recorded_rows(
             hint="use the version that `lamina show` names",
         )
     return files, chosen
+
+
+def remaining_rows(
+    project: Project,
+    layer: LayerConfig,
+    without: Collection[str],
+    paths: Sequence[Path] = (),
+    spare: Collection[str] = (),
+) -> tuple[tuple[DataFile, ...], list[Conversation]]:
+    """Return the rows that the layer has seen, but for some, and the files that they stand in now.
+
+    Rows are found by content, so a file may have grown, shrunk or changed its format since: among ``paths``, in the
+    project's folder under the recorded names, and in what the layer carries along.
+
+    Args:
+        project: the open project.
+        layer: the layer.
+        without: identities of rows that are not wanted.
+        paths: files to look in first.
+        spare: identities of rows that need not be found.
+
+    Raises:
+        DataError: if a row that is wanted is nowhere.
+    """
+    wanted = {one.row for one in read_seen(project.store, layer)} - set(without)
+    names = [project.store.project / Path(source.file).name for source in layer.data]
+    files, found = list[DataFile](), dict[str, Conversation]()
+    for path in dict.fromkeys([*paths, *(name for name in names if name.is_file())]):
+        file = read_rows(path)
+        rows = {identity: row for row in file.rows if (identity := row_identity(row)) in wanted - found.keys()}
+        files += [file] if rows else []
+        found |= rows
+    for blob in (layer.replay, layer.heldout):
+        carried = {row_identity(row): row for row in stored_rows(project.store, blob)}
+        found |= {identity: row for identity, row in carried.items() if identity in wanted - found.keys()}
+    if missing := wanted - found.keys() - set(spare):
+        listed = ", ".join(dict.fromkeys(Path(source.file).name for source in layer.data)) or "no file"
+        raise DataError(
+            f"layer '{layer.name}'",
+            f"{len(missing)} of the {len(wanted)} rows that it must keep are not here any more (it was trained on "
+            f"{listed}), so it cannot be trained again",
+            hint="put the files back, or name files that hold the rows with --data; `lamina forget LAYER` drops it",
+        )
+    return tuple(files), list(found.values())
 
 
 def _look(project: Project, layer: LayerConfig, paths: Sequence[Path]) -> list[Path | str]:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lamina.config import Recipe
 from lamina.errors import DataError
+from lamina.lora.adapter import load_adapter
 from lamina.lora.surgery import fresh_adapter, linear_paths
 from lamina.ops.admit import Admission, admit, find_place
 from lamina.ops.project import Project
-from lamina.ops.rows import TrainingData, identities, render_replay, rows_as_jsonl
+from lamina.ops.replay import render_replay
+from lamina.ops.rows import TrainingData, identities, list_rows, rows_as_jsonl
 from lamina.ops.run import Run, Trained, made_here, run_training
+from lamina.ops.strength import Strength, find_strength
 from lamina.records import TokenRow
 from lamina.refs import Digest
-from lamina.stack.layers import list_layers, stack_digest, write_layer
+from lamina.stack.layers import list_layers, read_layer, stack_digest, write_layer
 from lamina.stack.manifest import (
     DATASET_TYPE,
     ROWS_TYPE,
     WEIGHTS_TYPE,
+    Cost,
     DataSource,
     LayerConfig,
     StackConfig,
@@ -91,16 +95,31 @@ def make_layer(
     """
     if not data.train:
         raise DataError(data.files[0].path if data.files else name, "no rows to train on", hint="add rows")
-    replay_tokens = render_replay(project, parent, data, recipe)
-    recipe, origins = settle(project, data, replay_tokens, recipe, origins)
-    layer = _find_candidate(project, data, name, recipe, parent)
-    if layer is None:
-        run = _run_folder(project, data, name, recipe, parent)
-        plan = Run(parent=parent, recipe=recipe, rows=(*data.train_tokens, *replay_tokens), heldout=data.heldout_tokens)
-        trained = run_training(project, plan, run)
-        layer = write_layer(project.store, _describe(project, data, name, recipe, origins, parent, trained))
-        shutil.rmtree(run, ignore_errors=True)
-    return Made(layer=layer, scale=1.0)
+    replay = render_replay(project, parent, data, recipe)
+    recipe, origins = settle(project, data, replay.rows, recipe, origins)
+    found = _find_candidate(project, data, name, recipe, parent)
+    if found is not None:
+        layer = read_layer(project.store, found)
+        strength = _strength(project, data, recipe, parent, project.store.blob_path(layer.weights))
+        return Made(layer=found, scale=strength.scale)
+    run = _run_folder(project, data, name, recipe, parent)
+    plan = Run(parent=parent, recipe=recipe, rows=(*data.train_tokens, *replay.rows), heldout=data.heldout_tokens)
+    trained = run_training(project, plan, run)
+    strength = _strength(project, data, recipe, parent, trained.weights)
+    whole = replace(trained, cost=Cost.total([trained.cost, replay.cost, strength.cost]))
+    config = _describe(project, data, name, recipe, origins, parent, whole)
+    if replay.lost:
+        config = config.model_copy(update={"stood_in": replay.lost})
+    made = Made(layer=write_layer(project.store, config), scale=strength.scale)
+    shutil.rmtree(run, ignore_errors=True)
+    return made
+
+
+def _strength(project: Project, data: TrainingData, recipe: Recipe, parent: StackConfig, weights: Path) -> Strength:
+    if recipe.scale == "one":
+        return Strength()
+    tokens = round(recipe.epochs * sum(len(row.ids) for row in data.train_tokens))
+    return find_strength(project, parent, load_adapter(weights), data.heldout_tokens, tokens=tokens)
 
 
 def settle(
@@ -122,17 +141,17 @@ def settle(
 
 def _find_candidate(project: Project, data: TrainingData, name: str, recipe: Recipe, parent: StackConfig) -> str | None:
     """Return the layer that the same run gave before, for example one that the gate kept out."""
-    rows = str(Digest.of_bytes(_rows_blob(data)))
-    wanted = (name, stack_digest(parent), rows, recipe.model_dump(mode="json"))
+    rows = str(Digest.of_bytes(list_rows(data)))
+    wanted = (name, stack_digest(parent), rows)
     for digest, layer in list_layers(project.store):
-        if (layer.name, layer.parent, layer.rows, layer.recipe) == wanted:
+        if (
+            (layer.name, layer.parent, layer.rows) == wanted
+            and layer.recipe
+            and Recipe.recorded(layer.recipe) == recipe
+        ):
             project.progress.note(f"Layer {name} ({digest[7:19]}) was trained like this before; judging it again")
             return digest
     return None
-
-
-def _rows_blob(data: TrainingData) -> bytes:
-    return "\n".join(identities([*data.train, *data.heldout])).encode()
 
 
 def _run_folder(project: Project, data: TrainingData, name: str, recipe: Recipe, parent: StackConfig) -> Path:
@@ -153,7 +172,7 @@ def _describe(
 ) -> LayerConfig:
     store, pin = project.store, project.base.pin
     weights = store.put_file(trained.weights, WEIGHTS_TYPE)
-    rows = store.put_bytes(_rows_blob(data), ROWS_TYPE)
+    rows = store.put_bytes(list_rows(data), ROWS_TYPE)
     step = max(1, -(-len(data.train) // _REPLAY_SAMPLE))
     replay = store.put_bytes(rows_as_jsonl(data.train[::step]), DATASET_TYPE)
     heldout = None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from lamina.data.identity import row_identity
 from lamina.errors import StackError
 from lamina.lora.adapter import Adapter, check_values, put_adapter
 from lamina.ops.project import Project
-from lamina.ops.rows import rows_as_jsonl, stored_rows
+from lamina.ops.rows import rows_as_jsonl, stored_rows, superseded
 from lamina.ops.run import made_here
 from lamina.records import Conversation
 from lamina.stack.layers import read_layer, stack_digest, write_layer
@@ -21,12 +22,15 @@ from lamina.stack.manifest import (
     LayerConfig,
     Origin,
     StackConfig,
+    StackEntry,
 )
+from lamina.stack.seen import SeenRow, format_seen, read_seen
 
 __all__ = ["JOINED", "unite"]
 
+SQUASH = "squash"
 # Methods whose layers carry the cost of what they were made of.
-JOINED = ("squash", "merge")
+JOINED = (SQUASH, "merge")
 
 
 def unite(
@@ -57,8 +61,10 @@ def unite(
     _check_weights(name, adapter)
     store = project.store
     layers = [read_layer(store, digest) for digest in origin.layers]
-    seen = {identity for layer in layers for identity in store.read_bytes(layer.rows).decode().split()}
-    rows = store.put_bytes("\n".join(sorted(seen)).encode(), ROWS_TYPE)
+    # Layers that lay on one another answer anew what those below answered; layers trained apart do not.
+    replaced: Collection[str] = superseded(project, _pile(project, origin)) if origin.method == SQUASH else ()
+    data = _once([source for layer in layers for source in layer.data])
+    rows = store.put_bytes(format_seen(_joined_lists(project, layers, data)), ROWS_TYPE)
     config = LayerConfig(
         name=name,
         base=project.base.pin,
@@ -68,10 +74,10 @@ def unite(
         modules=tuple(adapter),
         recipe={},
         recipe_origins={},
-        data=_once([source for layer in layers for source in layer.data]),
+        data=data,
         rows=rows.digest,
-        replay=_joined(project, layers, lambda layer: layer.replay),
-        heldout=_joined(project, layers, lambda layer: layer.heldout),
+        replay=_joined(project, layers, replaced, lambda layer: layer.replay),
+        heldout=_joined(project, layers, replaced, lambda layer: layer.heldout),
         cost=Cost.total([layer.cost for layer in layers]),
         heldout_loss_before=losses[0],
         heldout_loss_after=losses[1],
@@ -80,6 +86,11 @@ def unite(
         **made_here(),
     )
     return write_layer(store, config)
+
+
+def _pile(project: Project, origin: Origin) -> StackConfig:
+    entries = tuple(StackEntry(layer=layer, name=read_layer(project.store, layer).name) for layer in origin.layers)
+    return StackConfig(base=project.base.pin, layers=entries)
 
 
 def _check_weights(name: str, adapter: Adapter) -> None:
@@ -92,12 +103,27 @@ def _check_weights(name: str, adapter: Adapter) -> None:
 
 
 def _joined(
-    project: Project, layers: Sequence[LayerConfig], blob_of: Callable[[LayerConfig], str | None]
+    project: Project,
+    layers: Sequence[LayerConfig],
+    replaced: Collection[str],
+    blob_of: Callable[[LayerConfig], str | None],
 ) -> str | None:
     rows: dict[str, Conversation] = {}
     for layer in layers:
         rows |= {row_identity(row): row for row in stored_rows(project.store, blob_of(layer))}
+    rows = {identity: row for identity, row in rows.items() if identity not in replaced}
     return project.store.put_bytes(rows_as_jsonl(list(rows.values())), DATASET_TYPE).digest if rows else None
+
+
+def _joined_lists(project: Project, layers: Sequence[LayerConfig], data: Sequence[DataSource]) -> Collection[SeenRow]:
+    """Return the rows that ``layers`` have seen, each once, their files counted in ``data``."""
+    found: dict[str, SeenRow] = {}
+    for layer in layers:
+        places = [data.index(source) for source in layer.data]
+        for seen in read_seen(project.store, layer):
+            at = None if seen.file is None or seen.file >= len(places) else places[seen.file]
+            found.setdefault(seen.row, dataclasses.replace(seen, file=at))
+    return found.values()
 
 
 def _once(sources: Sequence[DataSource]) -> tuple[DataSource, ...]:

@@ -168,6 +168,7 @@ class LayerConfig(_Record):
         heldout_loss_before: nats per trained token on those rows under the parent; ``after`` under parent and layer.
         origin: how it was made, if not by training on rows.
         licence: what its owner says that others may do with it, None if nothing was said.
+        stood_in: names of layers below whose rows were not here to replay, so that the stack's own writing was.
     """
 
     format: Literal[1] = 1
@@ -191,6 +192,7 @@ class LayerConfig(_Record):
     created: str
     origin: Origin | None = Field(None, exclude_if=_is_unset)
     licence: str | None = Field(None, exclude_if=_is_unset)
+    stood_in: tuple[str, ...] | None = Field(None, exclude_if=_is_unset)
 
 
 class StackEntry(_Record):

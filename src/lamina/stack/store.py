@@ -6,6 +6,9 @@
       blobs/sha256/<hex>    everything else, by content
       logs/<ref>            one JSON line per move of a ref
       partial/<hex>         a blob that is still on its way from a registry
+      work                  locked by the command that trains, and what it says of itself
+      forgotten             identities of rows that must not be trained on any more
+      routers/              which layers answer which request; trained again in seconds
       runs/  cache/  results/   working files; safe to delete
 
 Every file is written under a temporary name, fsynced and renamed, blobs before the manifests that name them and those
@@ -20,20 +23,22 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from pydantic import ValidationError
 
-from lamina.errors import MachineError, StackError
+from lamina.errors import BusyError, MachineError, StackError
 from lamina.refs import Digest
 from lamina.stack.manifest import Descriptor, Index
 
-__all__ = ["FOLDER", "Store", "disk_errors", "write_atomically"]
+__all__ = ["FOLDER", "Store", "disk_errors", "scratch_folder", "write_atomically"]
 
 FOLDER = ".lamina"
 _LOCK_WAIT_S = 10.0
@@ -228,6 +233,43 @@ class Store:
                 time.sleep(0.01)
             yield
 
+    @contextmanager
+    def claim(self, verb: str) -> Iterator[None]:
+        """Keep other long work out of the project meanwhile; who comes second is told at once who was first.
+
+        The system lets go of the claim when its process ends, however it ends, so none is ever stale.
+
+        Raises:
+            BusyError: if another process, or another claim in this one, has the project; it names verb, process and
+                since when.
+        """
+        path = self.root / "work"
+        with self._open_claim(path) as handle:
+            note = {"verb": verb, "pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+            with disk_errors(self.root):
+                handle.truncate(0)
+                handle.write(json.dumps(note))
+                handle.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+
+    def _open_claim(self, path: Path) -> IO[str]:
+        while True:
+            with disk_errors(self.root):
+                handle = path.open("a+")
+            if not self._is_locked_by(handle):
+                handle.close()
+                raise BusyError(
+                    f"another lamina is at work in {self.project}: {_describe_holder(path)}",
+                    hint="wait until it ends, or stop it there with Ctrl-C; nothing was changed here",
+                )
+            # Who held it before may have removed the file after we opened it; a lock on that file keeps nobody out.
+            if path.exists() and path.stat().st_ino == os.fstat(handle.fileno()).st_ino:
+                return handle
+            handle.close()
+
     def _is_locked_by(self, handle: IO[str]) -> bool:
         with disk_errors(self.root):
             try:
@@ -237,11 +279,35 @@ class Store:
         return True
 
 
+def _describe_holder(path: Path) -> str:
+    try:
+        note = json.loads(path.read_text("utf-8"))
+        return f"`lamina {note['verb']}`, process {note['pid']}, since {note['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it has just begun"
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` so that it is there whole or not at all, also after a crash."""
     with _scratch_file(path.parent, path.name) as (stream, scratch):
         stream.write(content)
         _commit(stream, scratch, path)
+
+
+@contextmanager
+def scratch_folder(near: Path) -> Iterator[Path]:
+    """Yield a new folder on the disk of the folder ``near``, removed at the end unless it was moved away.
+
+    Raises:
+        MachineError: if it cannot be made.
+    """
+    with disk_errors(near):
+        near.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=near))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def train_steps(
         started = time.perf_counter()
         state.micro.tokens = recorded.get(number, state.micro.tokens)
         chosen = [rows[index] for index in steps[number - 1]]
-        loss = accumulate(base, state, chosen, state.micro)
+        found = accumulate(base, state, chosen, state.micro)
         rate = learning_rate(
             number, len(steps), peak=recipe.learning_rate, warmup=recipe.warmup, final_rate=recipe.final_rate
         )
@@ -67,12 +67,13 @@ def train_steps(
         yield StepRecord(
             step=number,
             steps=len(steps),
-            loss=loss,
+            loss=found.loss,
             learning_rate=rate,
             gradient_norm=norm,
             tokens=sum(len(row.ids) for row in chosen),
             trained_tokens=sum(row.trained_count for row in chosen),
             elapsed_s=time.perf_counter() - started,
             heldout_loss=heldout_loss,
+            divergence=found.divergence,
             pass_tokens=state.micro.tokens,
         )

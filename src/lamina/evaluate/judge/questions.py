@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lamina.data.read import read_records, read_rows
+from lamina.data.read import parse_rows, read_records
 from lamina.errors import DataError
 from lamina.evaluate.judge.cases import Case
 from lamina.evaluate.judge.prompts import show_turns
@@ -38,7 +38,7 @@ def read_questions(path: Path) -> list[Asked]:
     """
     records = read_records(path)
     if not any("question_id" in record for _, record in records.items):
-        return of_items(path.stem, suite_of_rows(path.stem, read_rows(path).rows, "exact").items)
+        return of_items(path.stem, suite_of_rows(path.stem, parse_rows(path, records).rows, "exact").items)
     asked: dict[str, Asked] = {}
     for number, record in records.items:
         question = _fastchat(path, number, record)

@@ -35,10 +35,11 @@ def interval(values: Sequence[float], clusters: Sequence[Hashable] = ()) -> tupl
     scores = np.asarray(values, dtype=np.float64)
     groups = group(clusters, len(scores))
     mean = math.fsum(values) / len(values)
-    clustered = int(groups.max()) + 1 < len(scores)
     count = int(groups.max()) + 1
-    quantile = student_quantile(0.975, count - 1) if count > 1 and clustered else _Z_95
-    if bool(np.isin(scores, (0.0, 1.0)).all()):
+    right_or_wrong = bool(np.isin(scores, (0.0, 1.0)).all())
+    independent = count == len(scores) and right_or_wrong
+    quantile = _Z_95 if independent or count == 1 else student_quantile(0.975, count - 1)
+    if right_or_wrong:
         low, high = wilson(mean, len(scores) / design_effect(scores, groups), quantile)
         return mean, min(low, mean), max(high, mean)
     half = quantile * standard_error(scores, groups)

@@ -34,11 +34,9 @@ class HarmWatch:
     def __init__(self, level: float = HARM_LEVEL) -> None:
         self._level = level
         self._log_wealth = np.zeros(len(_STAKES))
-        self.units = 0
 
     def see(self, losses: Values) -> bool:
         """Bet on further units (before - after, each -1..1); return whether harm is proven now."""
-        self.units += len(losses)
         self._log_wealth += np.log1p(np.outer(_STAKES, losses)).sum(1)
         return self.is_proven
 
