@@ -181,10 +181,13 @@ def test_bound_answers(play: Play) -> None:
 
 def test_a_new_layer_appears_while_streams_go_on(play: Play) -> None:
     async def scene(rig: Rig) -> None:
-        wanted = rig.torch(A, tokens=120)
-        running = asyncio.create_task(rig.answer(A, max_tokens=120))
-        assert ids(await rig.answer((("c", 1.0),))) == rig.torch((("c", 1.0),))
-        assert ids(await running) == wanted
+        async with rig.engine._using(A) as before:  # as a stream does
+            assert ids(await rig.answer((("c", 1.0),))) == rig.torch((("c", 1.0),))
+            assert rig.engine._worker is not before
+            said, _ = await before.ask(0, A, PROMPT, 8, {"temperature": 0.0})
+            assert [one.id for one in said] == rig.torch(A)[:8]
+        await asyncio.gather(*rig.engine._leaving)
+        assert not before.alive
         assert ids(await rig.answer(B)) == rig.torch(B)
 
     play(scene)
