@@ -120,13 +120,12 @@ export class DataView {
   }
 
   #follow(trainings) {
-    for (const training of trainings) {
-      if (!this.cards.has(training.id)) {
-        this.cards.set(training.id, new TrainingCard(this.talk));
-        this.running.prepend(this.cards.get(training.id).element);
-      }
-      this.cards.get(training.id).show(training);
-    }
+    trainings.forEach((training, place) => {
+      if (!this.cards.has(training.id)) this.cards.set(training.id, new TrainingCard(this.talk));
+      const card = this.cards.get(training.id);
+      if (this.running.children[place] !== card.element) this.running.insertBefore(card.element, this.running.children[place] ?? null);
+      card.show(training);
+    });
     for (const [id, card] of this.cards) {
       if (trainings.some((training) => training.id === id)) continue;
       card.element.remove();

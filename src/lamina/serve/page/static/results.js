@@ -46,7 +46,7 @@ function matrix({ stacks, suites, cells }) {
   const head = h("tr", {}, h("th", { scope: "col" }, "stack"), suites.map((suite) => h("th", { scope: "col" }, suite)));
   const rows = stacks.map((name, place) => h("tr", {}, h("th", { scope: "row" }, name), cells[place].map(cell)));
   const items = h("tr", { class: "dim" }, h("th", { scope: "row" }, "items"), suites.map((_, place) => h("td", {}, String(cells.map((row) => row[place]).findLast(Boolean)?.items ?? ""))));
-  return h("div", { class: "card scroll" }, h("table", { class: "matrix" }, h("thead", {}, head), h("tbody", {}, rows, items)));
+  return h("div", { class: "card scroll", role: "region", "aria-label": "scores", tabindex: "0" }, h("table", { class: "matrix" }, h("thead", {}, head), h("tbody", {}, rows, items)));
 }
 
 function cell(score) {

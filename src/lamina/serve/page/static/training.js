@@ -18,7 +18,7 @@ export class TrainingCard {
     this.facts = h("dl", { class: "facts" });
     this.plot = h("div", {});
     this.legend = h("div", { class: "legend" }, h("span", {}, h("i", {}), "loss"), h("span", {}, h("i", { class: "held" }), "held-out loss"), h("span", {}, "nats per token"));
-    this.end = h("div", {});
+    this.end = h("div", { class: "end" });
     this.log = h("pre", { tabindex: "0" });
     this.fold = h("details", {}, h("summary", {}, "What the command says"), this.log);
     new ResizeObserver(() => {
@@ -84,7 +84,7 @@ function facts({ points, steps, tokens_per_s: rate, eta_s: eta, state }, last) {
 
 function verdict(lines) {
   const percent = (value) => `${(100 * value).toFixed(1)} %`;
-  return h("div", { class: "scroll" }, h("table", { class: "verdict" },
+  return h("div", { class: "scroll", role: "region", "aria-label": "verdict of the gate", tabindex: "0" }, h("table", { class: "verdict" },
     h("thead", {}, h("tr", {}, ["suite", "role", "before", "after", "verdict", "why"].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, lines.map((line) => h("tr", {},
       h("td", {}, line.suite), h("td", {}, line.role), h("td", {}, percent(line.before)), h("td", {}, percent(line.after)),
