@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -149,8 +149,7 @@ def write_base_gguf(base: Base, path: Path, progress: Progress, *, weights: Weig
     sizes = {key: shape for key, _, shape in _stored(base)}
     count = sum(int(np.prod(shape)) for shape in sizes.values())
     require_disk(path.parent, 2 * count + 2**25, purpose="for the base as GGUF")
-    with _appearing(path) as scratch:
-        writer = gguf.GGUFWriter(scratch, gguf.MODEL_ARCH_NAMES[layout.family.arch])
+    with _appearing(path) as scratch, _writer(scratch, layout) as writer:
         writer.add_type(gguf.GGUFType.MODEL)
         writer.add_name(base.pin.name)
         writer.add_file_type(_FILE_TYPES[main])
@@ -175,8 +174,7 @@ def write_adapter_gguf(adapter: Adapter, base: Base, path: Path) -> None:
     """
     layout = _Layout.of(base)
     rank = max(factors.rank for factors in adapter.values())
-    with _appearing(path) as scratch:
-        writer = gguf.GGUFWriter(scratch, gguf.MODEL_ARCH_NAMES[layout.family.arch])
+    with _appearing(path) as scratch, _writer(scratch, layout) as writer:
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))
@@ -188,7 +186,6 @@ def write_adapter_gguf(adapter: Adapter, base: Base, path: Path) -> None:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-        writer.close()
 
 
 def _write_tensors(
@@ -210,7 +207,6 @@ def _write_tensors(
         values = layout.weight(key, read())
         writer.write_tensor_data(quantize(values.contiguous().numpy(), layout.kind(key, shape, main)))
         tick(values.numel())
-    writer.close()
 
 
 def _stored(base: Base) -> Iterator[tuple[str, Callable[[], Tensor], tuple[int, ...]]]:
@@ -231,6 +227,10 @@ def _half_kind(base: Base) -> Kind:
 
 def _config_of(base: Base) -> PretrainedConfig:
     return AutoConfig.from_pretrained(base.folder).get_text_config()
+
+
+def _writer(path: Path, layout: _Layout) -> closing[gguf.GGUFWriter]:
+    return closing(gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[layout.family.arch]))
 
 
 @contextmanager

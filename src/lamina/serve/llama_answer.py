@@ -66,7 +66,11 @@ class Answer:
 
     async def _turn(self, say: Callable[[Token], None]) -> bool:
         """Write a few tokens; return whether the answer is over."""
-        left = self._how.max_tokens - len(self._written)
+        room = self._worker.context - len(self._prompt) - len(self._written)
+        if self._written and room < 1:
+            say(Token(id=None, finish="length"))
+            return True
+        left = min(self._how.max_tokens - len(self._written), max(1, room))
         if self._grammar is not None:
             return await self._ask(left, say)
         if not (self._penalised or self._missing):

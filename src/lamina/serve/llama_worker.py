@@ -85,6 +85,11 @@ class Worker:
         self._client: httpx2.AsyncClient | None = None
 
     @property
+    def context(self) -> int:
+        """Longest prompt and answer together, in tokens."""
+        return self._settings.context
+
+    @property
     def alive(self) -> bool:
         """Whether the process runs and has answered so far."""
         return not self._lost and self._process is not None and self._process.returncode is None
@@ -231,7 +236,9 @@ class Worker:
             lines = await asyncio.to_thread((Path(self._folder.name) / "log").read_text, "utf-8", "replace")
         except OSError:
             return ""
-        return "".join(f": {line}" for line in lines.strip().splitlines()[-1:])
+        # The first error is the reason, those that follow are its consequences.
+        told = [line.partition(" E ")[2].strip() for line in lines.splitlines() if " E " in line]
+        return "".join(f": {line}" for line in told[:1])
 
 
 def _events(line: str) -> list[Said | Ended]:
