@@ -196,6 +196,10 @@ class Settings(BaseModel):
     judge: JudgeSettings = JudgeSettings()
     suites: dict[str, SuiteSettings] = Field(default_factory=dict)
     margin: float = Field(0.02, gt=0, lt=1, description="gate: the loss on a guard suite that must be ruled out")
+    remedies: bool = Field(True, description="gate: try to mend a layer that it refuses, in order of cost")
+    remedy_budget: float = Field(
+        4.0, ge=0, description="gate: most that remedies may train, in tokens of the refused layer's own training"
+    )
     licence: str | None = Field(None, min_length=1, description="licence of the layers trained here, as `apache-2.0`")
 
 

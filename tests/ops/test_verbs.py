@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import random
 import re
@@ -126,7 +127,7 @@ def test_eval_and_chart(project: Path, cli: Callable[..., Any]) -> None:
     folder = project / "charts"
     assert {path.name for path in folder.iterdir()} == {
         "report.html",
-        *(f"{name}.{end}" for name in ("scores", "quality", "cost") for end in ("png", "svg")),
+        *(f"{name}.{end}" for name in ("scores", "quality", "cost", "cost-staircase") for end in ("png", "svg")),
     }
     assert Path(charted["chart"]).exists()
     unknown = cli("eval", "--suite", "askd")
@@ -153,7 +154,7 @@ def test_the_gate_keeps_a_layer_out_until_it_is_accepted(project: Path, cli: Cal
     assert "trained like this before" in accepted.err
     log = cli("log", "--json").json
     assert [layer["digest"] for layer in log["layers"]] == [candidate]
-    assert log["moves"][0]["why"] == "train fox, accepted against the gate"
+    assert log["moves"][0]["why"] == f"train fox, accepted against the gate by {getpass.getuser()}: own fox +0.0"
 
 
 def test_a_guard_is_watched(project: Path, cli: Callable[..., Any]) -> None:
