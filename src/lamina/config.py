@@ -92,7 +92,7 @@ class Recipe(BaseModel):
     patience: int = Field(3, ge=0, description="stop after so many held-out losses without a new best; 0 means never")
     replay: float = Field(0.1, ge=0, le=10, description="tokens of earlier layers mixed in, as a share of the new ones")
     replay_by: Literal["tokens", "rows"] = Field("tokens", description="what replay counts; rows as lamina once did")
-    anchors: float = Field(0.05, ge=0, le=10, description="tokens of the bare base's own writing mixed in, as a share")
+    anchors: float = Field(0.0, ge=0, le=10, description="tokens of the bare base's own writing mixed in, as a share")
     kl: float = Field(0.5, ge=0, le=1, description="share of a replayed row's target that is what the parent predicts")
     start: Start = Field("apart", description="where A starts: seeded (as lamina once did), apart or orthogonal")
     scale: Literal["searched", "one"] = Field("searched", description="weight in the stack: by held-out rows, or 1")
@@ -196,6 +196,10 @@ class Settings(BaseModel):
     judge: JudgeSettings = JudgeSettings()
     suites: dict[str, SuiteSettings] = Field(default_factory=dict)
     margin: float = Field(0.02, gt=0, lt=1, description="gate: the loss on a guard suite that must be ruled out")
+    remedies: bool = Field(True, description="gate: try to mend a layer that it refuses, in order of cost")
+    remedy_budget: float = Field(
+        4.0, ge=0, description="gate: most that remedies may train, in tokens of the refused layer's own training"
+    )
     licence: str | None = Field(None, min_length=1, description="licence of the layers trained here, as `apache-2.0`")
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 __all__ = [
     "Conversation",
     "CostPoint",
+    "CostStep",
     "Matrix",
     "Message",
     "Progress",
@@ -235,3 +236,22 @@ class CostPoint:
     flops: float
     money: float
     parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostStep:
+    """A point of a stack as it grew: its score, and what was spent up to there, in one unit.
+
+    Attributes:
+        name: the stack at that point, for people.
+        score: mean of its suites, 0..1, between ``low`` and ``high``.
+        spent: on this stack from the bare base on.
+        retrained: had the model been trained anew on everything at every point.
+    """
+
+    name: str
+    score: float
+    low: float
+    high: float
+    spent: float
+    retrained: float

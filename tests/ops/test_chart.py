@@ -72,7 +72,7 @@ def test_all_charts_are_written(project: Path, cli: Callable[..., Any], grow: Ca
     said = cli("chart", "--json")
     assert said.code == 0, said.err
     names = [Path(each).name for each in said.json["charts"]]
-    assert names == ["scores.png", "quality.png", "cost.png", "judged.png"]
+    assert names == ["scores.png", "quality.png", "cost.png", "cost-staircase.png", "judged.png"]
     assert all((project / each).exists() for each in said.json["charts"])
     page = (project / said.json["report"]).read_text()
     assert "main 100 %" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import random
 import re
@@ -75,7 +76,7 @@ def test_update_trains_only_new_rows_with_replay(project: Path, cli: Callable[..
         "rank": "flag",
         "epochs": "flag",
         "replay": "flag",
-        "batch_rows": "data: 16 rows in 2 steps a pass",
+        "batch_rows": "data: 15 rows in 2 steps a pass",
         "learning_rate": "data: 4 steps, a short run: 15 times a full fine-tuning's 5e-05",
     }
     log = cli("log", "--json").json
@@ -83,7 +84,7 @@ def test_update_trains_only_new_rows_with_replay(project: Path, cli: Callable[..
     assert log["layers"][1]["parent"] != log["layers"][0]["parent"]
     assert [move["why"] for move in log["moves"]] == ["train fox.2", "train fox", "init"]
     tokens = [layer["cost"]["tokens"] for layer in log["layers"]]
-    assert tokens[1] < tokens[0]  # 10 rows, 5 replayed and one of the base's own, not 70
+    assert tokens[1] < tokens[0]  # 10 rows and 5 replayed, not 70
     assert "fox.2" in cli("log").out
     assert "rank: 4  (flag)" in cli("show", "fox.2").out
 
@@ -126,7 +127,7 @@ def test_eval_and_chart(project: Path, cli: Callable[..., Any]) -> None:
     folder = project / "charts"
     assert {path.name for path in folder.iterdir()} == {
         "report.html",
-        *(f"{name}.{end}" for name in ("scores", "quality", "cost") for end in ("png", "svg")),
+        *(f"{name}.{end}" for name in ("scores", "quality", "cost", "cost-staircase") for end in ("png", "svg")),
     }
     assert Path(charted["chart"]).exists()
     unknown = cli("eval", "--suite", "askd")
@@ -153,7 +154,7 @@ def test_the_gate_keeps_a_layer_out_until_it_is_accepted(project: Path, cli: Cal
     assert "trained like this before" in accepted.err
     log = cli("log", "--json").json
     assert [layer["digest"] for layer in log["layers"]] == [candidate]
-    assert log["moves"][0]["why"] == "train fox, accepted against the gate"
+    assert log["moves"][0]["why"] == f"train fox, accepted against the gate by {getpass.getuser()}: own fox +0.0"
 
 
 def test_a_guard_is_watched(project: Path, cli: Callable[..., Any]) -> None:

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from lamina.records import CostPoint, Matrix, Quality, Score, SideBySide
+from lamina.records import CostPoint, CostStep, Matrix, Quality, Score, SideBySide
 from lamina.report.chart import draw_matrix
 from lamina.report.drawing import spread
 from lamina.report.html import write_report
 from lamina.report.matrix import render_matrix, render_sides
 from lamina.report.pareto import draw_pareto, frontier
 from lamina.report.quality import draw_quality
+from lamina.report.staircase import draw_cost_staircase
 
 
 def score(suite: str, mean: float) -> Score:
@@ -163,3 +164,16 @@ def test_the_report_escapes_everything_and_fetches_nothing(tmp_path: Path) -> No
     names = re.findall(r'\bid="([^"]+)"', page)
     assert len(names) == len(set(names))  # drawings side by side do not use one another's parts
     assert set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page)) <= set(names)
+
+
+def test_the_staircase_tells_both_costs() -> None:
+    points = [("base", 0.2, 0.0, 0.0), ("+a", 0.5, 100.0, 90.0), ("+b", 0.6, 150.0, 400.0)]
+    steps = [
+        CostStep(name=name, score=score, low=score - 0.1, high=score + 0.1, spent=spent, retrained=retrained)
+        for name, score, spent, retrained in points
+    ]
+    first, again = (draw_cost_staircase(steps, title="t", unit="operations") for _ in range(2))
+    assert first.name == "cost-staircase"
+    assert "+b: 60.0% for 1.5e+02, retraining 4e+02" in first.caption
+    assert first.wide == again.wide
+    assert first.narrow != first.wide

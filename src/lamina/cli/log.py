@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from lamina.cli.output import emit_json, print_columns, print_line
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lamina.ops.ledger import Entry
     from lamina.ops.lineage import LogRow, Spent
 
 _HEAD = ["layer", "digest", "tokens", "time", "Wh", "cost", "effect"]
@@ -23,10 +25,20 @@ def run(
         str | None, typer.Argument(help="ref, digest or base+layer+layer; else the current branch")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="the stacks of all branches and tags, as a tree")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="all that was spent, beside a full retraining")] = False,
+    candidates: Annotated[
+        bool, typer.Option("--candidates", help="layers in no branch, and what the gate said")
+    ] = False,
     moves: Annotated[bool, typer.Option("--moves", help="how the branch came here, newest first")] = False,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON line")] = False,
 ) -> None:
     """List the layers of a stack, top first, with what they cost and did."""
+    if cost:
+        _show_bill(stack, as_json=json_)
+        return
+    if candidates:
+        _show_candidates(as_json=json_)
+        return
     if every:
         _show_tree(as_json=json_)
         return
@@ -60,6 +72,59 @@ def run(
     print_columns(rows, _ALIGN)
 
 
+def _show_bill(stack: str | None, *, as_json: bool) -> None:
+    from lamina.ops.bill import read_bill
+
+    bill = read_bill(Path(), stack)
+    if as_json:
+        emit_json(dataclasses.asdict(bill) | {"shares": [line.share for line in bill.lines]})
+        return
+    rows = [["layer", "step", "tokens", "FLOPs", "time", "Wh", "cost"]]
+    for line in reversed(bill.lines):
+        rows += [
+            [line.layer if not place else "", *_bill_cells(each, bill.currency)]
+            for place, each in enumerate(line.steps)
+        ]
+        share = "" if line.share is None else f", {line.share:.0%} of it spent"
+        rows.append(["", f"retrained{share}", *_bill_cells(line.retrained, bill.currency)[1:]])
+    for name, entry in (("(base)", bill.base), ("(not in this stack)", bill.rest)):
+        if entry.tokens:
+            rows.append([name, *_bill_cells(entry, bill.currency)])
+    rows.append(["total", *_bill_cells(bill.spent, bill.currency)])
+    rows.append(["", "retrained at every point", *_bill_cells(bill.retrained, bill.currency)[1:]])
+    print_columns(rows, "llrrrr")
+
+
+def _bill_cells(entry: Entry, currency: str) -> list[str]:
+    tokens, seconds, watt_hours, money = _spent(entry, currency)
+    return [entry.step, tokens, f"{entry.flops:.1e}" if entry.flops else "?", seconds, watt_hours, money]
+
+
+def _show_candidates(*, as_json: bool) -> None:
+    from lamina.ops.verdicts import read_candidates
+
+    found = read_candidates(Path())
+    if as_json:
+        emit_json(
+            {
+                "candidates": [
+                    {"name": layer.name, "digest": digest, "created": layer.created}
+                    | {"judgements": [dataclasses.asdict(each) for each in judgements]}
+                    for digest, layer, judgements in found
+                ]
+            }
+        )
+        return
+    for digest, layer, judgements in found:
+        print_line(f"{layer.name}  {digest[7:19]}  {layer.created[:16].replace('T', ' ')}")
+        for each in judgements:
+            done = f"{each.remedy}: " if each.remedy else ""
+            said = "accepted" if each.verdict.accepted else f"refused: {each.verdict.refusals}"
+            print_line(f"    {done}{said}")
+        if not judgements:
+            print_line("    never judged, or the record is gone")
+
+
 def _show_tree(*, as_json: bool) -> None:
     from lamina.ops.lineage import LogRow, read_tree
 
@@ -84,14 +149,18 @@ def _cells(row: LogRow, currency: str) -> list[str]:
     return [" ".join(name), row.entry.layer[7:15], *_spent(row.spent, currency), _describe(row)]
 
 
-def _spent(spent: Spent, currency: str) -> Sequence[str]:
+def _spent(spent: Spent | Entry, currency: str) -> Sequence[str]:
     money = f"{spent.money:.2f}" if spent.money >= 0.1 else f"{spent.money:.4f}"
     return f"{spent.tokens:,}", f"{spent.seconds:.0f}s", f"{spent.watt_hours:.1f}", f"{currency}{money}"
 
 
 def _describe(row: LogRow) -> str:
     """Return where the layer comes from, the change of the held-out loss, and each suite beyond its interval."""
+    from lamina.stack.lineage import OVERRULED
+
     layer, parts = row.layer, []
+    if row.overruled:
+        parts.append(f"{OVERRULED} {row.overruled}")
     if row.moved is not None:
         parts.append(f"moved: {row.moved}")
     if layer.origin is not None:
@@ -118,6 +187,7 @@ def _as_dict(row: LogRow) -> dict[str, Any]:
         "cost": row.layer.cost.model_dump()
         | {"watt_hours_estimate": row.spent.watt_hours, "money_estimate": row.spent.money},
         "heldout_loss": [row.layer.heldout_loss_before, row.layer.heldout_loss_after],
+        "overruled": row.overruled or None,
         "effect": {name: [before.mean, after.mean] for name, (before, after) in row.effect.items()},
         "refs": list(row.refs),
     }

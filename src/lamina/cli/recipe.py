@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,9 @@ from lamina.cli.output import emit_json, say
 
 if TYPE_CHECKING:
     from lamina.evaluate.gate import SuiteVerdict
-    from lamina.ops.admit import Admission
+    from lamina.ops.admit import Admission, Attempt
+
+_WIDTH = 80
 
 Rank = Annotated[int | None, typer.Option(help="LoRA rank; else from the data")]
 LearningRate = Annotated[
@@ -23,6 +26,10 @@ MaxLength = Annotated[int | None, typer.Option(help="longest row in tokens; 0 me
 Replay = Annotated[float | None, typer.Option(help="rows of earlier layers mixed in, as a share of the new rows")]
 Seed = Annotated[int | None, typer.Option(help="seed of everything random")]
 Guard = Annotated[list[str] | None, typer.Option(help="a suite that must not get worse; may be given again")]
+Remedies = Annotated[
+    bool | None,
+    typer.Option("--remedies/--no-remedies", help="mend what the gate refuses; else as lamina.toml says"),
+]
 Accept = Annotated[bool, typer.Option("--accept", help="let the layer in whatever the gate says; it is recorded")]
 
 
@@ -53,6 +60,7 @@ def as_record(result: Admission) -> dict[str, Any]:
         "cost": config.cost.model_dump(),
         "gate": [_as_json(line) for line in (result.verdict.suites if result.verdict else ())],
         "not_scored": list(result.verdict.skipped if result.verdict else ()),
+        "attempts": [_attempt_as_json(each) for each in result.attempts],
     }
 
 
@@ -66,6 +74,8 @@ def describe(result: Admission) -> None:
             _describe_suite(line)
         for name in result.verdict.skipped:
             say(f"--   {name}: not scored, the layer is refused already")
+    if result.attempts:
+        _describe_attempts(result.attempts)
     if result.accepted:
         say(f"layer {result.name} ({result.layer[7:19]}) is in {result.branch}")
     else:
@@ -86,6 +96,44 @@ def _describe_suite(line: SuiteVerdict) -> None:
     say(f"     items that show a loss in points: {needed}")
     if line.warning:
         say(f"     warning: {line.warning}")
+
+
+def _describe_attempts(attempts: Sequence[Attempt]) -> None:
+    """Say every attempt: a table of what each suite did, or where that is too wide a line of what spoke against it."""
+    suites = [line.suite for line in attempts[0].verdict.suites] if attempts[0].verdict else []
+    rows = [["tried", *suites, "verdict"]]
+    for each in attempts:
+        if each.verdict is not None:
+            changes = {line.suite: f"{(line.after - line.before) * 100:+.1f}" for line in each.verdict.suites}
+            said = f"{'accepted' if each.verdict.accepted else 'refused'} at {each.verdict.level:.2%}"
+            rows.append([each.done, *(changes.get(name, "--") for name in suites), said])
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    if sum(widths) + 2 * len(widths) <= _WIDTH:
+        for row in rows:
+            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    else:
+        for each in attempts:
+            if each.verdict is not None:
+                _say_wrapped(f"{each.done}: {each.verdict.refusals or 'accepted'}")
+    for each in attempts:
+        if each.verdict is None:
+            _say_wrapped(f"{each.remedy}: not tried, {each.done}")
+
+
+def _say_wrapped(text: str) -> None:
+    say("\n".join(textwrap.wrap(text, _WIDTH, subsequent_indent="    ")))
+
+
+def _attempt_as_json(each: Attempt) -> dict[str, Any]:
+    return {
+        "remedy": each.remedy,
+        "done": each.done,
+        "layer": each.layer or None,
+        "scale": each.scale,
+        "level": each.verdict.level if each.verdict else None,
+        "accepted": each.verdict.accepted if each.verdict else None,
+        "gate": [_as_json(line) for line in (each.verdict.suites if each.verdict else ())],
+    }
 
 
 def _as_json(line: SuiteVerdict) -> dict[str, Any]:

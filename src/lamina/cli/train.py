@@ -23,6 +23,7 @@ def run(
     replay: flags.Replay = None,
     seed: flags.Seed = None,
     accept: flags.Accept = False,
+    remedies: flags.Remedies = None,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON line")] = False,
 ) -> None:
     """Train a new layer on top of main; it gets in if its suite improves and no guard gets worse."""
@@ -40,6 +41,13 @@ def run(
         found, rows = read_files(project, files)
         data = prepare_rows(project, found, rows, recipe)
         result = train_layer(
-            project, data, name=name, recipe=recipe, origins=origins, guards=guard or (), accept=accept
+            project,
+            data,
+            name=name,
+            recipe=recipe,
+            origins=origins,
+            guards=guard or (),
+            accept=accept,
+            remedies=remedies,
         )
     flags.report(result, as_json=json_)

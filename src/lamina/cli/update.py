@@ -28,6 +28,7 @@ def run(
     replay: flags.Replay = None,
     seed: flags.Seed = None,
     accept: flags.Accept = False,
+    remedies: flags.Remedies = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what has changed, and train nothing")] = False,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON line")] = False,
 ) -> None:
@@ -47,7 +48,15 @@ def run(
         return
     recipe, origins = make_recipe(project.settings, given)
     results = update(
-        project, files, recipe=recipe, origins=origins, skill=skill, suite=suite, guards=guard or (), accept=accept
+        project,
+        files,
+        recipe=recipe,
+        origins=origins,
+        skill=skill,
+        suite=suite,
+        guards=guard or (),
+        accept=accept,
+        remedies=remedies,
     )
     if all(result.admission is None for result in results):
         say(f"nothing new: {project.branch} is up to date")

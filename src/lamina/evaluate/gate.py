@@ -62,11 +62,29 @@ class SuiteVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The gate's decision and its evidence. ``skipped`` suites were not scored, since another had refused already."""
+    """The gate's decision and its evidence.
+
+    Attributes:
+        accepted: whether the layer gets in.
+        suites: what each of them says.
+        skipped: suites that were not scored, since another had refused already.
+        level: the error rate at which the tests that let a layer in were made.
+    """
 
     accepted: bool
     suites: tuple[SuiteVerdict, ...]
     skipped: tuple[str, ...] = ()
+    level: float = LEVEL
+
+    @property
+    def refusals(self) -> str:
+        """What speaks against the layer, in a line: ``guard general -3.1, own tools +0.2`` (points)."""
+        against = [
+            f"{each.role} {each.suite} {(each.after - each.before) * 100:+.1f}"
+            for each in self.suites
+            if not each.passed
+        ]
+        return ", ".join(against)
 
 
 def decide(
@@ -77,6 +95,7 @@ def decide(
     guards: Sequence[str],
     margins: Mapping[str, float],
     stopped: Mapping[str, GuardWatch] | None = None,
+    level: float = LEVEL,
 ) -> Verdict:
     """Return whether a layer gets in.
 
@@ -94,6 +113,8 @@ def decide(
         margins: for each guard the loss to rule out, 0..1.
         stopped: guards whose scoring was stopped because harm was proven; they refuse, and guards that have no score
             after such a stop are skipped.
+        level: the error rate of the tests that let a layer in; smaller where several layers may be tried on the same
+            items. A guard that is significantly worse at 5 % refuses at any level.
 
     Raises:
         StackError: if a suite's items differ before and after, or no item was scored by both.
@@ -108,19 +129,19 @@ def decide(
         else:
             paired = _pair(name, before[name], after[name])
             margin = None if name in own else margins[name]
-            verdicts.append(_judge(before[name], after[name], paired, margin))
+            verdicts.append(_judge(before[name], after[name], paired, margin, level))
     accepted = all(verdict.passed for verdict in verdicts) and not skipped
-    return Verdict(accepted, tuple(verdicts), tuple(skipped))
+    return Verdict(accepted, tuple(verdicts), tuple(skipped), level)
 
 
-def improves(paired: Paired) -> bool:
+def improves(paired: Paired, level: float = LEVEL) -> bool:
     """Return whether an own suite shows a gain: the rule for one suite, as ``decide`` applies it."""
-    return better_p(paired) <= LEVEL
+    return better_p(paired) <= level
 
 
-def is_kept(paired: Paired, margin: float) -> bool:
+def is_kept(paired: Paired, margin: float, level: float = LEVEL) -> bool:
     """Return whether a guard shows that no more than ``margin`` was lost, and shows no loss within it either."""
-    return better_p(paired.mirrored()) > LEVEL and loss_p(paired, margin) <= LEVEL
+    return better_p(paired.mirrored()) > LEVEL and loss_p(paired, margin) <= level
 
 
 def _stopped(watch: GuardWatch, margin: float) -> SuiteVerdict:
@@ -150,16 +171,16 @@ def _pair(name: str, before: Score, after: Score) -> Paired:
         raise StackError(f"suite '{name}': {error}", hint="run `lamina eval`") from error
 
 
-def _judge(before: Score, after: Score, paired: Paired, margin: float | None) -> SuiteVerdict:
+def _judge(before: Score, after: Score, paired: Paired, margin: float | None, level: float) -> SuiteVerdict:
     shift, warning = _warn(before, after)
     if margin is None:
         p_value = better_p(paired)
-        passed = improves(paired)
+        passed = improves(paired, level)
         reason = f"{'better' if passed else 'not shown to be better'} (p = {p_value:.2g})"
     else:
         p_value = better_p(paired.mirrored())
-        passed = is_kept(paired, margin)
-        reason = _guard_reason(paired, p_value, margin, passed=passed)
+        passed = is_kept(paired, margin, level)
+        reason = _guard_reason(paired, p_value, margin, level, passed=passed)
     return _verdict(
         before.suite,
         (before.mean, after.mean),
@@ -173,12 +194,13 @@ def _judge(before: Score, after: Score, paired: Paired, margin: float | None) ->
     )
 
 
-def _guard_reason(paired: Paired, p_value: float, margin: float, *, passed: bool) -> str:
+def _guard_reason(paired: Paired, p_value: float, margin: float, level: float, *, passed: bool) -> str:
     if passed:
         return f"no worse: a loss of {margin:.1%} is ruled out"
     if p_value <= LEVEL:
         return f"worse (p = {p_value:.2g})"
-    return f"not shown to be no worse: losses up to {upper_loss(paired):.1%} are possible, the margin is {margin:.1%}"
+    most = upper_loss(paired, level)
+    return f"not shown to be no worse: losses up to {most:.1%} are possible, the margin is {margin:.1%}"
 
 
 def _warn(before: Score, after: Score) -> tuple[float | None, str]:

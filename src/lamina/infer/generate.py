@@ -215,6 +215,7 @@ def _drop_rejected(cache: DynamicCache, mask: Tensor, rejected: Tensor) -> Tenso
 def _forward(
     base: LoadedBase, ids: Tensor, cache: DynamicCache, mask: Tensor | None = None, positions: Tensor | None = None
 ) -> Tensor:
+    base.meter.count(ids.numel(), backward=False)
     states: Tensor = base.model.base_model(
         input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
     ).last_hidden_state

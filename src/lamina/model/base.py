@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from lamina.model.digest import digest_files
 from lamina.model.fused import FusedDecoder
 from lamina.model.head import Head, head_agrees, make_head
 from lamina.model.machine import cache_folder, keep_freed_memory, pick_device, pick_dtype, pick_kernels
+from lamina.model.meter import Meter
 from lamina.model.packed import (
     Pack,
     find_fused,
@@ -64,6 +65,7 @@ class LoadedBase:
         packed: whether rows can be trained and scored packed; else they go one at a time, which is slower.
         fused: the decoder as fused blocks, None for families that take transformers' own path.
         context: longest input in tokens.
+        meter: counts what went through.
     """
 
     model: PreTrainedModel
@@ -75,6 +77,7 @@ class LoadedBase:
     packed: bool
     fused: FusedDecoder | None
     context: int
+    meter: Meter = field(default_factory=Meter, compare=False)
 
     @property
     def device(self) -> torch.device:
@@ -97,6 +100,7 @@ class LoadedBase:
         With ``recompute`` fused blocks keep only their inputs for backward: slower, a tenth of the memory, equal bits.
         """
         pack = make_pack(rows, self.device, share=self.fused is not None)
+        self.meter.count(pack.ids.numel(), backward=torch.is_grad_enabled())
         if self.fused is not None:
             return fused_states(self.fused, pack, recompute=recompute), pack
         with packed_mode(self.model) if self.packed else nullcontext():
@@ -108,6 +112,7 @@ class LoadedBase:
         if self.fused is None:
             return self.last_states(rows)
         pack = make_scoring_pack(rows, self.device)
+        self.meter.count(pack.ids.numel(), backward=False)
         return fused_states(self.fused, pack), pack
 
 

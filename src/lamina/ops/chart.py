@@ -11,16 +11,18 @@ from lamina.errors import DataError
 from lamina.evaluate.relative import relative_quality, relative_scores
 from lamina.evaluate.reviews import Review
 from lamina.model.machine import describe_machine
-from lamina.ops.costs import point_of
+from lamina.ops.bill import bill_of
+from lamina.ops.costs import mean_score, point_of
 from lamina.ops.evaluate import prefixes
 from lamina.ops.project import Project
 from lamina.ops.results import judge_folder, read_score
-from lamina.records import CostPoint, Matrix, SideBySide
+from lamina.records import CostPoint, CostStep, Matrix, SideBySide
 from lamina.report.chart import draw_matrix
 from lamina.report.drawing import Drawing
 from lamina.report.html import write_report
 from lamina.report.pareto import draw_pareto
 from lamina.report.quality import draw_quality
+from lamina.report.staircase import draw_cost_staircase
 from lamina.stack.layers import read_layer, read_stack, stack_digest
 from lamina.stack.lineage import list_refs
 from lamina.stack.manifest import StackConfig
@@ -40,7 +42,8 @@ def write_charts(
     """Write every chart that the records allow, as PNG and SVG, and ``report.html``; return the PNGs and the page.
 
     ``scores``: each suite after each layer. ``quality``: stacks in percent of the best. ``cost``: score against what
-    training took, also of other branches and tags that were measured on the same suites. ``judged``: in percent of the
+    training took, also of other branches and tags that were measured on the same suites. ``cost-staircase``: score
+    against all that the ledger holds, beside a full training at every point. ``judged``: in percent of the
     best by a judge's grades, where `lamina judge --single` has been run on the branch's stacks.
     """
     drawings = [draw_matrix(matrix, title=title)]
@@ -50,6 +53,7 @@ def write_charts(
     points = _cost_points(project, matrix, stack)
     if len(points) > 1:
         drawings.append(draw_pareto(points, title="Quality for cost", currency=project.settings.cost.currency))
+    drawings += _staircase(project, matrix, stack)
     drawings += _judged(project, stack)
     base = project.base.pin
     facts = {"base": f"{base.name} ({base.family}, {base.digest[7:19]})", "lamina": __version__}
@@ -85,6 +89,26 @@ def _cost_points(project: Project, matrix: Matrix, stack: StackConfig) -> list[C
         else:
             points.append(point)
     return points
+
+
+def _staircase(project: Project, matrix: Matrix, stack: StackConfig) -> list[Drawing]:
+    """Return the chart of the stack's points over what was spent up to each, if anything is known to have been."""
+    bill = bill_of(project.store, stack, project.settings.cost)
+    by_flops = all(line.spent.flops and line.retrained.flops for line in bill.lines)
+    spent = retrained = 0.0
+    steps = []
+    for height, (name, scores) in enumerate(zip(matrix.stacks, matrix.scores, strict=True)):
+        if height:
+            line = bill.lines[height - 1]
+            spent += line.spent.flops if by_flops else line.spent.tokens
+            retrained += line.retrained.flops if by_flops else line.retrained.tokens
+        mean, half = mean_score(scores)
+        low, high = max(0.0, mean - half), min(1.0, mean + half)
+        steps.append(CostStep(name=name, score=mean, low=low, high=high, spent=spent, retrained=retrained))
+    if not (spent and retrained):
+        return []
+    unit = "operations" if by_flops else "tokens"
+    return [draw_cost_staircase(steps, title="Kept current, or trained anew each time", unit=unit)]
 
 
 def _judged(project: Project, stack: StackConfig) -> list[Drawing]:

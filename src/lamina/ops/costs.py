@@ -18,28 +18,31 @@ from lamina.stack.layers import read_layer
 from lamina.stack.manifest import LayerConfig, StackConfig
 from lamina.stack.store import Store
 
-__all__ = ["count_parameters", "point_of"]
+__all__ = ["count_parameters", "layer_size", "mean_score", "pass_flops", "point_of"]
 
 
 def point_of(project: Project, name: str, stack: StackConfig, scores: Sequence[Score]) -> CostPoint | None:
     """Return the stack's place in a chart of quality for cost; None if what a layer took is not known.
 
-    A token costs ``4 N + 4 L + 6 P`` operations: forward and backward through the frozen base of N parameters and the
-    frozen layers below of L, and for the trained layer of P also its gradient. Attention's own products are left out.
-    Layers made from others count with what those took.
+    Operations are those of ``pass_flops``. Layers made from others count with what those took.
     """
     base = count_parameters(project.base.folder)
     layers = [read_layer(project.store, entry.layer) for entry in stack.layers]
-    sizes = [_size(project.store, layer) for layer in layers]
+    sizes = [count_parameters(project.store.blob_path(layer.weights)) for layer in layers]
     trained = dict(pair for entry in stack.layers for pair in _trained(project.store, entry.layer))
     if any(layer.cost.tokens == 0 for layer in trained.values()):
         return None
     below = {entry.layer: sum(sizes[:place]) for place, entry in enumerate(stack.layers)}
     flops = sum(
-        layer.cost.tokens * (4 * base + 4 * below.get(digest, 0) + 6 * _size(project.store, layer))
+        pass_flops(
+            trained=layer.cost.tokens,
+            base=base,
+            below=below.get(digest, 0),
+            own=count_parameters(project.store.blob_path(layer.weights)),
+        )
         for digest, layer in trained.items()
     )
-    mean, half = _mean(scores)
+    mean, half = mean_score(scores)
     return CostPoint(
         name=name,
         score=mean,
@@ -50,6 +53,16 @@ def point_of(project: Project, name: str, stack: StackConfig, scores: Sequence[S
         money=math.fsum(spent_on(layer, project.settings.cost).money for layer in trained.values()),
         parameters=sum(sizes),
     )
+
+
+def pass_flops(*, base: int, below: int = 0, own: int = 0, scored: int = 0, trained: int = 0) -> float:
+    """Return the floating-point operations that tokens take, attention's own products left out.
+
+    A trained token costs ``4 N + 4 L + 6 P``: forward and backward through the frozen base of N parameters and the
+    frozen layers below of L, and for the trained layer of P also its gradient. One that is only scored costs
+    ``2 N + 2 L + 2 P``.
+    """
+    return float(trained * (4 * base + 4 * below + 6 * own) + scored * 2 * (base + below + own))
 
 
 def count_parameters(path: Path) -> int:
@@ -87,11 +100,12 @@ def _trained(store: Store, digest: str) -> Iterator[tuple[str, LayerConfig]]:
         yield from _trained(store, source)
 
 
-def _size(store: Store, layer: LayerConfig) -> int:
-    return count_parameters(store.blob_path(layer.weights))
+def layer_size(store: Store, digest: str) -> int:
+    """Return how many numbers a layer holds."""
+    return count_parameters(store.blob_path(read_layer(store, digest).weights))
 
 
-def _mean(scores: Sequence[Score]) -> tuple[float, float]:
+def mean_score(scores: Sequence[Score]) -> tuple[float, float]:
     """Return the mean over suites and half its 95 % interval; the suites' items are apart, so variances add."""
     halves = [(score.high - score.low) / 2 for score in scores]
     return math.fsum(score.mean for score in scores) / len(scores), math.hypot(*halves) / len(scores)

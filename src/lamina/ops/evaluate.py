@@ -19,6 +19,7 @@ from lamina.ops.asking import judge_name, suite_judge
 from lamina.ops.project import Project
 from lamina.ops.results import read_score, write_score
 from lamina.ops.rows import known_rows, stored_rows, superseded
+from lamina.ops.spending import spending
 from lamina.records import Matrix, Score, Tick
 from lamina.stack.layers import read_layer
 from lamina.stack.manifest import StackConfig
@@ -54,7 +55,10 @@ def evaluate(project: Project, stacks: Sequence[tuple[str, StackConfig]], suites
         raise UsageError(what, hint=hint)
     for name in chosen:
         _note_items(project, every[name])
-    rows = [tuple(score_stack(project, stack, every[name], label) for name in chosen) for label, stack in stacks]
+    rows = []
+    for label, stack in stacks:
+        with spending(project, "score", stack.layers[-1].name if stack.layers else "", stack):
+            rows.append(tuple(score_stack(project, stack, every[name], label) for name in chosen))
     return Matrix(tuple(label for label, _ in stacks), chosen, tuple(rows))
 
 
@@ -68,7 +72,10 @@ def evaluate_tasks(project: Project, stacks: Sequence[tuple[str, StackConfig]], 
     """
     folder = project.store.project / SUITES_FOLDER
     tasks = [task for name in names for task in load_tasks(name, folder)]
-    rows = [tuple(_score_task(project, stack, task, label) for task in tasks) for label, stack in stacks]
+    rows = []
+    for label, stack in stacks:
+        with spending(project, "score", stack.layers[-1].name if stack.layers else "", stack):
+            rows.append(tuple(_score_task(project, stack, task, label) for task in tasks))
     return Matrix(tuple(label for label, _ in stacks), tuple(task.name for task in tasks), tuple(rows))
 
 

@@ -21,6 +21,7 @@ from lamina.ops.asking import ask_judge
 from lamina.ops.evaluate import find_suites
 from lamina.ops.project import Project
 from lamina.ops.results import judge_folder
+from lamina.ops.spending import spending
 from lamina.records import Message
 from lamina.refs import Digest
 from lamina.stack.layers import stack_digest
@@ -146,7 +147,8 @@ def _answers(
     if path.exists():
         kept: list[list[str]] = json.loads(path.read_text("utf-8"))
         return kept
-    answers = _generate(project, stack, name, asked, max_tokens)
+    with spending(project, "generate", stack.layers[-1].name if stack.layers else "", stack):
+        answers = _generate(project, stack, name, asked, max_tokens)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(answers).encode())

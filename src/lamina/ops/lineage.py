@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lamina.config import CONFIG_NAME, CostSettings, load_settings
@@ -13,7 +13,7 @@ from lamina.ops.results import effect
 from lamina.records import Score
 from lamina.stack.difference import diff_stacks
 from lamina.stack.layers import list_layers, read_layer, read_stack, stack_digest
-from lamina.stack.lineage import RefMove, get_current, get_head, history, list_refs, list_tags
+from lamina.stack.lineage import OVERRULED, RefMove, get_current, get_head, history, list_refs, list_tags
 from lamina.stack.manifest import LayerConfig, StackConfig, StackEntry
 from lamina.stack.resolve import resolve_here, resolve_layer
 from lamina.stack.store import Store
@@ -61,6 +61,7 @@ class LogRow:
         refs: the refs that hold the stack which ends with this layer.
         effect: scores without and with it by suite, as far as they have been measured.
         moved: how the stack below it differs from the one it was trained on, where it does.
+        overruled: what the gate had against it, where it was let in all the same.
     """
 
     graph: str
@@ -70,6 +71,18 @@ class LogRow:
     effect: Effect
     refs: tuple[str, ...]
     moved: str | None
+    overruled: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What every row is made with. ``overruled``: stacks that came in against the gate; ``scores``: those read."""
+
+    store: Store
+    costs: CostSettings
+    refs: dict[str, str]
+    overruled: dict[str, str]
+    scores: dict[Path, Score | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +108,9 @@ def read_lineage(start: Path, expression: str | None) -> Lineage:
     store = Store.find(start)
     stack, named = resolve_here(store, expression), expression or get_head(store)
     costs, refs = _costs(store), list_refs(store)
-    rows = tuple(_row(store, stack.prefix(top + 1), costs, refs) for top in range(len(stack.layers)))
     moves = tuple(history(store, named)) if named in refs else ()
+    look = _Look(store, costs, refs, {move.new: move.why for move in moves if OVERRULED in move.why})
+    rows = tuple(_row(look, stack.prefix(top + 1)) for top in range(len(stack.layers)))
     return Lineage(
         stack=stack,
         rows=rows,
@@ -131,10 +145,12 @@ def read_tree(start: Path) -> Tree:
     costs, refs = _costs(store), list_refs(store)
     branch, _ = get_current(store)
     names = sorted(refs, key=lambda name: (name != branch, name))
+    moves = [move for name in names for move in history(store, name)]
+    look = _Look(store, costs, refs, {move.new: move.why for move in moves if OVERRULED in move.why})
     stacks = [read_stack(store, refs[name]) for name in names]
     drawn: list[LogRow | str] = []
     for base in dict.fromkeys(stack.base for stack in stacks):
-        drawn += _draw(store, [stack for stack in stacks if stack.base == base], 0, costs, refs)
+        drawn += _draw(look, [stack for stack in stacks if stack.base == base], 0)
         bare = StackConfig(base=base, layers=())
         drawn.append(
             " ".join(["○", f"{base.name} {base.digest[7:15]} (base)", *name_refs(_holders(stack_digest(bare), refs))])
@@ -167,9 +183,7 @@ def name_refs(refs: Sequence[str]) -> list[str]:
     return [f"({', '.join(refs)})"] if refs else []
 
 
-def _draw(
-    store: Store, stacks: Sequence[StackConfig], height: int, costs: CostSettings, refs: dict[str, str]
-) -> list[LogRow | str]:
+def _draw(look: _Look, stacks: Sequence[StackConfig], height: int) -> list[LogRow | str]:
     """Return the drawing of the layers above ``height``, up to which the stacks are alike; the first stands left."""
     lines: list[LogRow | str] = []
     branches: dict[StackEntry, list[StackConfig]] = {}
@@ -177,8 +191,8 @@ def _draw(
         if len(stack.layers) > height:
             branches.setdefault(stack.layers[height], []).append(stack)
     for column, group in enumerate(branches.values()):
-        above = _draw(store, group, height + 1, costs, refs)
-        above.append(_row(store, group[0].prefix(height + 1), costs, refs))
+        above = _draw(look, group, height + 1)
+        above.append(_row(look, group[0].prefix(height + 1)))
         if column:
             above = [_shift(line) for line in above]
             above.append("├─╯")
@@ -192,12 +206,21 @@ def _shift(line: LogRow | str) -> LogRow | str:
     return dataclasses.replace(line, graph=f"│ {line.graph}")
 
 
-def _row(store: Store, stack: StackConfig, costs: CostSettings, refs: dict[str, str]) -> LogRow:
+def _row(look: _Look, stack: StackConfig) -> LogRow:
     """Return the row of the stack's top layer."""
-    entry, below, here = stack.layers[-1], stack_digest(stack.prefix(-1)), stack_digest(stack)
+    store, entry = look.store, stack.layers[-1]
+    below, here = stack_digest(stack.prefix(-1)), stack_digest(stack)
     layer = read_layer(store, entry.layer)
-    moved = _how_moved(store, layer, stack.prefix(-1)) if entry.moved else None
-    return LogRow("●", entry, layer, spent_on(layer, costs), effect(store, below, here), _holders(here, refs), moved)
+    return LogRow(
+        "●",
+        entry,
+        layer,
+        spent_on(layer, look.costs),
+        effect(store, below, here, look.scores),
+        _holders(here, look.refs),
+        _how_moved(store, layer, stack.prefix(-1)) if entry.moved else None,
+        look.overruled.get(here, "").partition(f"{OVERRULED} ")[2],
+    )
 
 
 def _how_moved(store: Store, layer: LayerConfig, below: StackConfig) -> str:

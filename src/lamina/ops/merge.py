@@ -13,6 +13,7 @@ from lamina.merge.layers import METHODS
 from lamina.ops.admit import Admission, Place, admit, find_place
 from lamina.ops.project import Project
 from lamina.ops.rows import heldout_sample, render_rows
+from lamina.ops.spending import spending
 from lamina.ops.unite import unite
 from lamina.ops.weigh import Objective, Weighed, own_rows, suite_score, weigh
 from lamina.stack.layers import name_of, read_layer, read_stack
@@ -71,8 +72,9 @@ def merge(
     parent = _common_parent(project, layers)
     place = _find_place(project, entries, parent, name, guards)
     adapters = project.adapters(entries)
-    objective = suite_score(project, dev) if dev else own_rows(project, parent, layers, adapters)
-    weighed = weigh(project, parent, adapters, method, objective)
+    with spending(project, "weigh", name, parent):
+        objective = suite_score(project, dev) if dev else own_rows(project, parent, layers, adapters)
+        weighed = weigh(project, parent, adapters, method, objective)
     digests = tuple(entry.layer for entry in entries)
     scales = weighed.scales if method == "concat" else weighed.scales * len(entries)
     origin = Origin(method="merge", layers=digests, scales=scales, notes=_notes(method, weighed, objective))

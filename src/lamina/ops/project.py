@@ -15,6 +15,7 @@ from lamina.lora.adapter import Adapter, load_adapter
 from lamina.lora.quantised import require_quantiser
 from lamina.lora.surgery import attach
 from lamina.model.base import Base, LoadedBase, load_base, resolve_base
+from lamina.model.meter import Meter
 from lamina.ops.toml import quoted
 from lamina.records import Progress
 from lamina.stack.layers import read_layer, write_stack
@@ -40,6 +41,7 @@ class Project:
     progress: Progress
     _loaded: LoadedBase | None = field(default=None, repr=False)
     _exact: LoadedBase | None = field(default=None, repr=False)
+    _counted: Meter = field(default_factory=Meter, repr=False)
     _is_claimed: bool = field(default=False, repr=False)
 
     @property
@@ -81,8 +83,14 @@ class Project:
 
     def release(self) -> None:
         """Let go of the base in memory; it is loaded again on its next use."""
+        self._counted = self.counted()
         self._loaded = None
         self._exact = None
+
+    def counted(self) -> Meter:
+        """Return what went through this project's base since it was opened, in either precision."""
+        meters = [self._counted, *(held.meter for held in (self._loaded, self._exact) if held is not None)]
+        return Meter(sum(meter.scored for meter in meters), sum(meter.trained for meter in meters))
 
     def exact(self, stack: StackConfig) -> LoadedBase | None:
         """Return the base in float32 with the layers of ``stack`` active, beside the one in the machine's own dtype.

@@ -15,10 +15,12 @@ from lamina.config import CONFIG_NAME, BaseSettings
 from lamina.errors import StackError, UsageError
 from lamina.model.base import resolve_base
 from lamina.ops.carry import Move, Sides, carry, realign_steps
+from lamina.ops.costs import layer_size
 from lamina.ops.measure import Yardstick, find_yardstick
 from lamina.ops.place import Goal, Placed, find_placed, place, set_goals
 from lamina.ops.project import Project, base_table
 from lamina.ops.sources import has_sources
+from lamina.ops.spending import spending
 from lamina.ops.toml import replace_table
 from lamina.stack.layers import name_of, read_layer, read_stack, write_stack
 from lamina.stack.lineage import get_current, set_ref
@@ -224,8 +226,11 @@ def carry_out(task: Task, *, accept: bool = False) -> Rebased:
         found = Placed(entry=move.entry, step="carry") if height not in yardsticks else find_placed(project, move)
         if found is None:
             if height not in goals:
-                goals = set_goals(task.sides, task.old, {at: yardsticks[at] for at in yardsticks if at >= height})
-            found = place(task.sides, move, goals[height])
+                with spending(task.sides.old, "realign", move.entry.name, task.old):
+                    goals = set_goals(task.sides, task.old, {at: yardsticks[at] for at in yardsticks if at >= height})
+            with spending(project, "realign", move.entry.name, stack) as spent:
+                found = place(task.sides, move, goals[height])
+                spent.own = layer_size(project.store, found.entry.layer)
         placed.append(found)
         if not found.is_sufficient and not accept:
             return Rebased(branch=branch, stack=expect, layers=tuple(placed), moved=False)

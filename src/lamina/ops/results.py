@@ -28,14 +28,24 @@ def write_score(store: Store, stack: StackConfig, suite_digest: str, score: Scor
     write_atomically(folder / f"{Digest.parse(suite_digest).hex}.json", json.dumps(dataclasses.asdict(score)).encode())
 
 
-def effect(store: Store, below: str, stack: str) -> dict[str, tuple[Score, Score]]:
+def effect(
+    store: Store, below: str, stack: str, known: dict[Path, Score | None] | None = None
+) -> dict[str, tuple[Score, Score]]:
     """Return the scores of the stacks ``below`` and ``stack`` (digests), by suite, where both were measured.
 
-    Of a suite that has changed meanwhile, the version measured last counts.
+    Of a suite that has changed meanwhile, the version measured last counts. ``known`` keeps what has been read, so that
+    of many stacks on one another each file is read once.
     """
+    kept = {} if known is None else known
+
+    def read(path: Path) -> Score | None:
+        if path not in kept:
+            kept[path] = _read(path)
+        return kept[path]
+
     without = _folder(store, below)
     measured = sorted(_folder(store, stack).glob("*.json"), key=lambda path: path.stat().st_mtime)
-    pairs = ((_read(without / path.name), _read(path)) for path in measured)
+    pairs = ((read(without / path.name), read(path)) for path in measured)
     return {after.suite: (before, after) for before, after in pairs if before is not None and after is not None}
 
 

@@ -11,6 +11,7 @@ from lamina.lora.adapter import Adapter, combine
 from lamina.lora.squash import Lost, compress
 from lamina.ops.project import Project
 from lamina.ops.rows import heldout_sample, render_rows
+from lamina.ops.spending import spending
 from lamina.ops.unite import unite
 from lamina.records import TokenRow
 from lamina.stack.layers import name_of, read_layer, stack_digest, write_stack
@@ -91,7 +92,8 @@ def squash(
     adapter, lost = (whole, None) if rank is None and energy is None else compress(whole, rank=rank, energy=energy)
     layers = [read_layer(project.store, entry.layer) for entry in squashed]
     rows = render_rows(project, heldout_sample(project, layers, _ROWS_PER_LAYER), project.loaded.context)
-    below, before, after = _look(project, parent, stack, adapter, rows)
+    with spending(project, "squash", name, stack):
+        below, before, after = _look(project, parent, stack, adapter, rows)
     notes = {"rank": rank, "energy": energy, "relative_error": lost.total} if lost else {}
     origin = Origin(method="squash", layers=tuple(entry.layer for entry in squashed), scales=tuple(scales), notes=notes)
     head = project.loaded.head

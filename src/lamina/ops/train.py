@@ -9,10 +9,12 @@ from pathlib import Path
 
 from lamina.config import Recipe
 from lamina.errors import DataError
+from lamina.evaluate.gate import LEVEL
 from lamina.lora.adapter import load_adapter
 from lamina.lora.surgery import fresh_adapter, linear_paths
 from lamina.ops.admit import Admission, admit, find_place
 from lamina.ops.project import Project
+from lamina.ops.remedy import Work, make_recorded, mend, share_level
 from lamina.ops.replay import render_replay
 from lamina.ops.rows import TrainingData, identities, list_rows, rows_as_jsonl
 from lamina.ops.run import Run, Trained, made_here, run_training
@@ -54,11 +56,13 @@ def train_layer(
     skill: str | None = None,
     guards: Sequence[str] = (),
     accept: bool = False,
+    remedies: bool | None = None,
 ) -> Admission:
     """Train one layer on top of the current branch and move the branch if the gate lets the layer in.
 
-    A run that was stopped goes on from its last checkpoint when it is started again with the same data and recipe.
-    Rank, batch, passes and learning rate follow from the data where ``recipe`` leaves them unset.
+    Where the gate refuses it, remedies are tried (``lamina.ops.remedy``). A run that was stopped goes on when it is
+    started again with the same data and recipe: in training from its last checkpoint, else after what was trained and
+    judged. Rank, batch, passes and learning rate follow from the data where ``recipe`` leaves them unset.
 
     Args:
         project: the open project.
@@ -69,16 +73,29 @@ def train_layer(
         skill: the suite that the layer should improve; None means the suite named like the layer, if there is one.
         guards: suites that must not get worse, besides those marked ``guard`` in the settings.
         accept: let the layer in whatever the gate says; the branch's log records it.
+        remedies: whether to try any; None means what the settings say.
 
     Raises:
-        DataError: if there is nothing to train on.
+        DataError: if there is nothing to train on, or a suite's file cannot be used.
         UsageError: if a guard is no suite.
         StackError: if the loss diverges, or the branch moved meanwhile.
         KeyboardInterrupt: on Ctrl-C, after a checkpoint.
     """
     place = find_place(project, skill or name, guards)
-    made = make_layer(project, data, name=name, recipe=recipe, origins=origins, parent=place.stack)
-    return admit(project, made.layer, place, scale=made.scale, why=f"train {name}", accept=accept)
+    work = Work(project=project, data=data, name=name, recipe=recipe, origins=origins, place=place, make=make_layer)
+    made = make_recorded(work, "train", data=data, name=name, recipe=recipe, origins=origins, parent=place.stack)
+    wanted = project.settings.remedies if remedies is None else remedies
+    levels = share_level(work) if wanted and not accept else {}
+    admission = admit(
+        project,
+        made.layer,
+        place,
+        scale=made.scale,
+        why=f"train {name}",
+        accept=accept,
+        level=levels.get("", LEVEL),
+    )
+    return mend(work, made, admission, levels) if levels and not admission.accepted else admission
 
 
 def make_layer(

@@ -65,6 +65,7 @@ def update(
     suite: str | None = None,
     guards: Sequence[str] = (),
     accept: bool = False,
+    remedies: bool | None = None,
 ) -> list[Updated]:
     """Train a layer for each skill whose files hold rows that the current branch has not seen.
 
@@ -77,6 +78,7 @@ def update(
         suite: the suite that must improve; None means the one named like the skill.
         guards: suites that must not get worse, besides those marked ``guard``.
         accept: let the layers in whatever the gate says.
+        remedies: whether to try any where the gate refuses; None means what the settings say.
 
     Raises:
         StackError: if no layer was trained on a file of that name and ``skill`` is None.
@@ -87,7 +89,15 @@ def update(
         groups = skills_of(project, find_data(project, paths), skill)
         return [
             update_skill(
-                project, name, files, recipe=recipe, origins=origins, suite=suite, guards=guards, accept=accept
+                project,
+                name,
+                files,
+                recipe=recipe,
+                origins=origins,
+                suite=suite,
+                guards=guards,
+                accept=accept,
+                remedies=remedies,
             )
             for name, files in groups.items()
         ]
@@ -103,6 +113,7 @@ def update_skill(
     suite: str | None = None,
     guards: Sequence[str] = (),
     accept: bool = False,
+    remedies: bool | None = None,
 ) -> Updated:
     """Train a layer on what one skill's files hold that the current branch has not seen, if there is any.
 
@@ -126,6 +137,7 @@ def update_skill(
         skill=suite or skill,
         guards=guards,
         accept=accept,
+        remedies=remedies,
     )
     return Updated(looked=looked, admission=admission)
 

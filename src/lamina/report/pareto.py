@@ -9,7 +9,7 @@ from typing import Any
 from lamina.records import CostPoint
 from lamina.report.drawing import PALETTE, Drawing, clean, draw, spread
 
-__all__ = ["draw_pareto", "frontier"]
+__all__ = ["draw_pareto", "frontier", "scale_costs"]
 
 _LABEL_GAP = 6.0
 _LOG_FROM = 30.0  # largest over smallest cost from which a linear axis would squeeze the small ones together
@@ -77,13 +77,13 @@ def _draw_panel(axes: Any, points: Sequence[CostPoint], cost: Callable[[CostPoin
             elinewidth=1,
             capsize=2,
         )
-    _scale(axes, costs)
+    scale_costs(axes, costs)
     axes.set_ylim(-3, 108)
     _label(axes, points, costs)
     clean(axes, "both")
 
 
-def _scale(axes: Any, costs: Sequence[float]) -> None:
+def scale_costs(axes: Any, costs: Sequence[float]) -> None:
     """Set the cost axis: even, or in powers of ten beside zero where the costs lie decades apart."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 

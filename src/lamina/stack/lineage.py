@@ -18,6 +18,7 @@ from lamina.stack.store import Store, disk_errors, write_atomically
 __all__ = [
     "ANY",
     "MAIN",
+    "OVERRULED",
     "RefMove",
     "delete_ref",
     "get_current",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 MAIN = "main"
+# What a branch's log says of a layer that was let in all the same.
+OVERRULED = "accepted against the gate"
 
 
 class _Any(Enum):

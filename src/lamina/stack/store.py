@@ -5,6 +5,7 @@
       index.json            manifests of layers and stacks; refs are their annotations
       blobs/sha256/<hex>    everything else, by content
       logs/<ref>            one JSON line per move of a ref
+      ledger.jsonl          what every step took, one JSON line each
       partial/<hex>         a blob that is still on its way from a registry
       work                  locked by the command that trains, and what it says of itself
       forgotten             identities of rows that must not be trained on any more
