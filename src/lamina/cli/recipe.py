@@ -53,6 +53,8 @@ def as_record(result: Admission) -> dict[str, Any]:
         "cost": config.cost.model_dump(),
         "gate": [_as_json(line) for line in (result.verdict.suites if result.verdict else ())],
         "not_scored": list(result.verdict.skipped if result.verdict else ()),
+        "attempts": [_attempt_as_json(each) for each in result.attempts],
+        "attempts": [_attempt_as_json(each) for each in result.attempts],
     }
 
 

@@ -40,6 +40,13 @@ def run(
         found, rows = read_files(project, files)
         data = prepare_rows(project, found, rows, recipe)
         result = train_layer(
-            project, data, name=name, recipe=recipe, origins=origins, guards=guard or (), accept=accept
+            project,
+            data,
+            name=name,
+            recipe=recipe,
+            origins=origins,
+            guards=guard or (),
+            accept=accept,
+            remedies=remedies,
         )
     flags.report(result, as_json=json_)
