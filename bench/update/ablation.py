@@ -1,18 +1,18 @@
-"""What each part of training on top is worth: three skills in a row, one part changed at a time, on dev rows only.
+"""What each part of training on top is worth: a skill on top of another, one part changed at a time, on dev rows only.
 
     python bench/update/ablation.py [--data ../shared/data] [--work build/ablation] [--seconds 840]
 
-Snips sentences as JSON calls, then word problems (mawps and ASDiv-A), then bank customers' questions with twenty
-labels; the guard is a part of arc_easy. All rows come from training files, dev rows included; no test row is touched.
-The first layer is shared by all variants of a seed, which then differ in the second and third.
+Word problems (mawps and ASDiv-A, one operation each), then bank customers' questions with twenty labels. Sixty rows
+each; all rows come from training files, dev rows included, and no test row is touched. Losses tell smaller differences
+from few rows than scores do, so it is by the dev rows' loss that variants are compared.
 
-loss     dev loss of each skill in nats per token after the last layer; loss_fresh just after its own layer
-score    dev score of each skill after the last layer, and their mean
-backward change of the first skill's score since it was learnt; backward_loss of the first two skills' loss, as a share
-guard    change of the guard's score against the bare base, and of its reference answers' loss
-cost     tokens and seconds of the second and third layer, all that is written or searched included
+old, new, guard  mean loss in nats per token on 64 dev rows of each skill, and on the right answers of 64 arc_easy items
+..._vs_default   that loss relative to the default's, mean over seeds, and its standard error: of the mean over seeds
+                 or over rows, paired, whichever is larger
+tokens, seconds  of the second layer, all that was written or searched included
+scales           the default's second layer at other scales: the same in all blocks, or linear in depth (LiNeS)
 
-A stopped run goes on where it was, variant by variant; docs/design/stacking.md has the table.
+The first layer is shared by all variants of a seed. A stopped run goes on where it was.
 """
 
 from __future__ import annotations
@@ -22,56 +22,82 @@ import csv
 import json
 import math
 import random
+import statistics
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from report import publish
-from skills import Pair, as_line, read_banking, read_snips
+from skills import Pair, as_line, read_banking
 
 from lamina.cli.progress import TerminalProgress
 from lamina.config import BaseSettings, Recipe
 from lamina.lora.adapter import Factors, load_adapter
-from lamina.ops.evaluate import find_suites, score_stack
 from lamina.ops.project import Project, init_project, open_project
 from lamina.ops.rows import prepare_rows, read_files, render_rows
-from lamina.ops.strength import skill_rows, weigh_change
+from lamina.ops.strength import find_strength, weigh_change
 from lamina.ops.train import make_layer
+from lamina.records import Conversation, Message, TokenRow
 from lamina.stack.layers import read_layer
-from lamina.stack.manifest import Cost, StackConfig
+from lamina.stack.manifest import StackConfig
 from lamina.stack.order import add_layer
 from lamina.train.passes import row_losses
 
-ROWS, DEV_ITEMS, GUARD_ITEMS, LABELS = 112, 48, 96, 20
-SKILLS = {"calls": ("call", 72), "problems": ("number", 24), "intents": ("exact", 12)}
-SHARED = {"epochs": 2.0, "batch_rows": 8, "rank": 16, "heldout": 0.15}
-FIRST = {"replay": 0.0, "anchors": 0.0, "kl": 0.0, "scale": "one"}
-DEFAULT = {"replay": 0.1, "anchors": 0.05, "kl": 0.5, "start": "apart", "scale": "searched"}
-# In the order in which they run, so that a run that is cut short has the larger questions answered.
+ROWS, DEV_ROWS, LABELS = 60, 64, 20
+SETS = {"old": "problems", "new": "intents", "guard": "arc"}
+SHARED = {"epochs": 2.0, "batch_rows": 8, "rank": 16, "heldout": 0.15, "learning_rate": 7.5e-4, "scale": "one"}
+FIRST = {"replay": 0.0, "anchors": 0.0, "kl": 0.0}
+DEFAULT = {"replay": 0.1, "anchors": 0.0, "kl": 0.5, "start": "apart"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
-    "nothing": {"replay": 0.0, "anchors": 0.0, "kl": 0.0, "start": "seeded", "scale": "one"},
-    "kl 0": {"kl": 0.0},
-    "kl 1": {"kl": 1.0},
-    "anchors 0": {"anchors": 0.0},
-    "start seeded": {"start": "seeded"},
-    "start orthogonal": {"start": "orthogonal"},
-    "scale one": {"scale": "one"},
+    "nothing": FIRST | {"start": "seeded"},
     "replay 0": {"replay": 0.0},
     "replay 0.05": {"replay": 0.05},
+    "replay 0.2": {"replay": 0.2},
     "replay 0.3": {"replay": 0.3},
+    "replay by rows": {"replay_by": "rows"},
+    "kl 0": {"kl": 0.0},
+    "kl 1": {"kl": 1.0},
+    "anchors 0.05": {"anchors": 0.05},
+    "anchors 0.2": {"anchors": 0.2},
+    "start seeded": {"start": "seeded"},
+    "start orthogonal": {"start": "orthogonal"},
     "rate x 0.5": {"learning_rate": 3.75e-4},
     "rate x 2": {"learning_rate": 1.5e-3},
-    "replay by rows": {"replay_by": "rows"},
     "decay 0.1": {"weight_decay": 0.1},
 }
-PLAN = [(0, name) for name in VARIANTS] + [(1, name) for name in VARIANTS]
-# LiNeS: the scale at the first and at the last block, linear in between.
-DEPTHS = ((0.5, 1.0), (0.75, 1.0), (0.75, 1.25), (1.0, 0.75), (1.0, 0.5))
+SEEDS = (0, 1, 2)
+# A layer's scale at its first and at its last block, linear in between.
+SCALES = ((0.5, 0.5), (0.75, 0.75), (1.25, 1.25), (0.5, 1.0), (0.75, 1.25), (1.0, 0.5), (1.25, 0.75))
+Losses = dict[str, tuple[list[float], list[int]]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The project, with each set's dev rows rendered."""
+
+    project: Project
+    dev: dict[str, list[TokenRow]]
+
+    def losses(self) -> Losses:
+        """Return each dev row's summed loss and trained tokens, under what is attached to the base."""
+        return {
+            role: (row_losses(self.project.loaded, rows), [row.trained_count for row in rows])
+            for role, rows in self.dev.items()
+        }
+
+    def make(self, parent: StackConfig, skill: str, changed: dict[str, Any]) -> tuple[StackConfig, list[TokenRow]]:
+        """Return ``parent`` with a layer of that skill on top, and its held-out rows."""
+        recipe = Recipe.model_validate(SHARED | changed)
+        files, rows = read_files(self.project, [self.project.store.project / f"{skill}.jsonl"])
+        data = prepare_rows(self.project, files, rows, recipe)
+        made = make_layer(self.project, data, name=skill, recipe=recipe, origins={}, parent=parent)
+        return add_layer(self.project.store, parent, made.layer), list(data.heldout_tokens)
 
 
 def main() -> None:
@@ -80,91 +106,65 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/ablation"))
     parser.add_argument("--seconds", type=float, default=math.inf, help="start no further variant after so long")
     options = parser.parse_args()
-    started = time.monotonic()
-    project = open_(options.work, options.data)
-    for seed, name in PLAN:
-        path = options.work / f"{name.replace(' ', '-')}-{seed}.json"
-        if not path.exists() and time.monotonic() - started < options.seconds:
-            figures = measure(project, name, seed)
-            path.write_text(json.dumps({"variant": name, "seed": seed, **figures}), "utf-8")
-    done = [json.loads(path.read_text("utf-8")) for path in sorted(options.work.glob("*-[01].json"))]
-    publish("update-ablation", {"rows": ROWS, "dev_items": DEV_ITEMS, "guard_items": GUARD_ITEMS, "variants": done})
+    over = time.monotonic() + options.seconds
+    bench = open_bench(options.work, options.data)
+    path = options.work / "losses.jsonl"
+    done = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    for seed in SEEDS:
+        for name in VARIANTS:
+            if not any((line["variant"], line["seed"]) == (name, seed) for line in done) and time.monotonic() < over:
+                done += [line | {"seed": seed} for line in measure(bench, name, seed)]
+                path.write_text("".join(json.dumps(line) + "\n" for line in done), "utf-8")
+    publish("update-ablation", {"rows": ROWS, "dev_rows": DEV_ROWS, "variants": compare(done)})
 
 
-def measure(project: Project, name: str, seed: int) -> dict[str, Any]:
-    """Train the second and third layer as the variant says, and measure all skills."""
-    project.progress.note(f"== {name}, seed {seed}")
-    stacks = [project.stack()]
-    costs = []
-    for place, skill in enumerate(SKILLS):
-        changed = FIRST if place == 0 else DEFAULT | {"learning_rate": 7.5e-4} | VARIANTS[name]
-        recipe = Recipe.model_validate(SHARED | {"learning_rate": 7.5e-4, "seed": seed} | changed)
-        files, rows = read_files(project, [project.store.project / f"{skill}.jsonl"])
-        data = prepare_rows(project, files, rows, recipe)
-        made = make_layer(project, data, name=skill, recipe=recipe, origins={}, parent=stacks[-1])
-        stacks.append(add_layer(project.store, stacks[-1], made.layer, made.scale))
-        costs.append(read_layer(project.store, made.layer).cost)
-    figures = _judge(project, stacks) | {"cost": Cost.total(costs[1:]).model_dump()}
-    figures["scales"] = [entry.scale for entry in stacks[-1].layers]
+def measure(bench: Bench, name: str, seed: int) -> list[dict[str, Any]]:
+    """Return the dev losses that a variant's second layer gives, for the default also at other scales."""
+    bench.project.progress.note(f"== {name}, seed {seed}")
+    one, _ = bench.make(bench.project.stack(), SETS["old"], FIRST | {"seed": seed})
+    two, heldout = bench.make(one, SETS["new"], DEFAULT | VARIANTS[name] | {"seed": seed})
+    top = read_layer(bench.project.store, two.layers[-1].layer)
+    bench.project.activate(two)
+    found = [{"variant": name, **bench.losses(), "tokens": top.cost.tokens, "seconds": top.cost.seconds}]
     if name == "default":
-        figures["depth"] = _depth(project, stacks[-1], data.heldout_tokens)
-    return figures
-
-
-def _judge(project: Project, stacks: Sequence[StackConfig]) -> dict[str, Any]:
-    suites = find_suites(project)
-    after = {name: score_stack(project, stacks[-1], suites[name], "last") for name in suites}
-    fresh = score_stack(project, stacks[1], suites["calls"], "calls")
-    losses = {name: _dev_loss(project, stacks[-1], name) for name in SKILLS}
-    first = {name: _dev_loss(project, stacks[place], name) for place, name in enumerate(SKILLS, start=1)}
-    bare = score_stack(project, stacks[0], suites["arc"], "base")
-    return {
-        "loss": losses,
-        "loss_fresh": first,
-        "score": {name: after[name].mean for name in SKILLS},
-        "score_mean": sum(after[name].mean for name in SKILLS) / len(SKILLS),
-        "backward": after["calls"].mean - fresh.mean,
-        "backward_loss": sum(losses[name] / first[name] - 1 for name in list(SKILLS)[:2]) / 2,
-        "guard": after["arc"].mean - bare.mean,
-        "guard_loss": _mean(after["arc"].nll) - _mean(bare.nll),
-        "guard_base": bare.mean,
-    }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
-
-
-def _dev_loss(project: Project, stack: StackConfig, skill: str) -> float:
-    _, rows = read_files(project, [project.store.project / f"{skill}_dev.jsonl"])
-    tokens = render_rows(project, rows, project.loaded.context)
-    losses = row_losses(project.activate(stack), tokens)
-    return sum(losses) / sum(row.trained_count for row in tokens)
-
-
-def _depth(project: Project, stack: StackConfig, heldout: Any) -> list[dict[str, Any]]:
-    """Return what scales of the last layer that are linear in depth do to held-out and to dev rows, against one."""
-    parent, top = stack.prefix(-1), read_layer(project.store, stack.layers[-1].layer)
-    adapter = load_adapter(project.store.blob_path(top.weights))
-    held = skill_rows(project, parent, heldout, 1e9)
-    dev = []
-    for skill in SKILLS:
-        _, rows = read_files(project, [project.store.project / f"{skill}_dev.jsonl"])
-        dev.append(render_rows(project, rows, project.loaded.context))
-    found, before = [], {}
-    for first, last in ((1.0, 1.0), *((scale, scale) for scale in (0.5, 0.75, 1.25)), *DEPTHS):
-        base = project.activate(parent, top=(_by_depth(adapter, first, last), 1.0))
-        line: dict[str, Any] = {"first": first, "last": last}
-        for kind, sets in (("heldout", held), ("dev", dev)):
-            losses = [row_losses(base, rows) for rows in sets]
-            before.setdefault(kind, losses)
-            counts = [[row.trained_count for row in rows] for rows in sets]
-            line[kind] = weigh_change(before[kind], losses, counts)
-        found.append(line)
+        bench.project.activate(one)
+        found.append({"variant": "without the second layer", **bench.losses()})
+        adapter = load_adapter(bench.project.store.blob_path(top.weights))
+        strength = find_strength(bench.project, one, adapter, heldout, tokens=10**9)
+        for first, last in (*SCALES, (strength.scale, strength.scale)):
+            bench.project.activate(one, top=(by_depth(adapter, first, last), 1.0))
+            found.append({"variant": f"scale {first:g} to {last:g}", **bench.losses()})
+        found[-1]["variant"] = "scale searched"
     return found
 
 
-def _by_depth(adapter: dict[str, Factors], first: float, last: float) -> dict[str, Factors]:
+def compare(done: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return each variant's losses, and how they lie to the default's of the same seed."""
+    defaults = {line["seed"]: line for line in done if line["variant"] == "default"}
+    told = []
+    for name in dict.fromkeys(line["variant"] for line in done):
+        lines = [line for line in done if line["variant"] == name]
+        line: dict[str, Any] = {"variant": name, "seeds": len(lines)}
+        for key in ("tokens", "seconds"):
+            if key in lines[0]:
+                line[key] = statistics.mean(each[key] for each in lines)
+        for role in SETS:
+            line[role] = statistics.mean(sum(each[role][0]) / sum(each[role][1]) for each in lines)
+            line[f"{role}_vs_default"] = _against([(defaults[each["seed"]][role], each[role]) for each in lines])
+        told.append(line)
+    return told
+
+
+def _against(pairs: Sequence[tuple[Any, Any]]) -> list[float]:
+    each = [weigh_change([before[0]], [after[0]], [after[1]]) for before, after in pairs]
+    changes = [change for change, _ in each]
+    of_rows = statistics.mean(error for _, error in each)
+    of_seeds = statistics.stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else 0.0
+    return [statistics.mean(changes), max(of_rows, of_seeds)]
+
+
+def by_depth(adapter: dict[str, Factors], first: float, last: float) -> dict[str, Factors]:
+    """Return the adapter at scale ``first`` in the first block and ``last`` in the last, linear in between."""
     blocks = {path: next(int(part) for part in path.split(".") if part.isdigit()) for path in adapter}
     highest = max(blocks.values())
     return {
@@ -173,48 +173,46 @@ def _by_depth(adapter: dict[str, Factors], first: float, last: float) -> dict[st
     }
 
 
-def open_(work: Path, data: Path) -> Project:
-    """Return the project, with its files written on the first call."""
+def open_bench(work: Path, data: Path) -> Bench:
+    """Return the project with its dev rows; its files are written on the first call."""
     progress = TerminalProgress()
-    if (work / ".lamina").exists():
-        return open_project(work, progress)
-    init_project(work, BaseSettings(), progress)
-    tables = []
-    for skill, pairs in _pairs(data).items():
-        rows = list(dict(pairs).items())
-        random.Random(0).shuffle(rows)
-        parts = {f"{skill}_dev": rows[:DEV_ITEMS], skill: rows[DEV_ITEMS : DEV_ITEMS + ROWS]}
-        for name, part in parts.items():
-            (work / f"{name}.jsonl").write_text("".join(as_line(skill, *pair) for pair in part), "utf-8")
-        scorer, longest = SKILLS[skill]
-        tables.append(f'[suites.{skill}]\nfile = "{skill}_dev.jsonl"\nscorer = "{scorer}"\nmax_tokens = {longest}\n')
-    guard = (data / "regression" / "arc_easy.jsonl").read_text("utf-8").splitlines()
-    (work / "arc.jsonl").write_text("\n".join(random.Random(0).sample(guard, GUARD_ITEMS)), "utf-8")
-    tables.append('[suites.arc]\nfile = "arc.jsonl"\nscorer = "choice"\n')
-    config = work / "lamina.toml"
-    config.write_text(config.read_text("utf-8") + "\n" + "\n".join(tables), "utf-8")
-    return open_project(work, progress)
+    if not (work / ".lamina").exists():
+        init_project(work, BaseSettings(), progress)
+        labels, banking = random.Random(0), read_banking(data / "banking77" / "train.csv")
+        chosen = labels.sample(sorted({label for _, label in banking}), LABELS)
+        skills = {
+            "problems": read_problems(data / "svamp" / "mawps-asdiv-a_train.csv"),
+            "intents": [(text, label) for text, label in banking if label in chosen],
+        }
+        for skill, pairs in skills.items():
+            rows = list(dict(pairs).items())
+            random.Random(0).shuffle(rows)
+            for name, part in ((f"{skill}_dev", rows[:DEV_ROWS]), (skill, rows[DEV_ROWS : DEV_ROWS + ROWS])):
+                (work / f"{name}.jsonl").write_text("".join(as_line(skill, *pair) for pair in part), "utf-8")
+    project = open_project(work, progress)
+    dev = [read_files(project, [work / f"{SETS[role]}_dev.jsonl"])[1] for role in ("old", "new")]
+    items = (data / "regression" / "arc_easy.jsonl").read_text("utf-8").splitlines()
+    guard = [_right(json.loads(item)) for item in random.Random(0).sample(items, DEV_ROWS)]
+    sets = zip(SETS, (*dev, guard), strict=True)
+    return Bench(project, {role: render_rows(project, rows, project.loaded.context) for role, rows in sets})
 
 
-def _pairs(data: Path) -> dict[str, list[Pair]]:
-    calls = [pair for path in sorted((data / "snips_nlu").glob("train_*_full.json")) for pair in read_snips(path)]
-    banking = read_banking(data / "banking77" / "train.csv")
-    labels = random.Random(0).sample(sorted({label for _, label in banking}), LABELS)
-    intents = [(text, label) for text, label in banking if label in labels]
-    return {"calls": calls, "problems": _problems(data / "svamp" / "mawps-asdiv-a_train.csv"), "intents": intents}
+def _right(item: dict[str, Any]) -> Conversation:
+    return Conversation((Message("user", item["query"]), Message("assistant", item["choices"][item["gold"]])))
 
 
-def _problems(path: Path) -> list[Pair]:
+def read_problems(path: Path) -> list[Pair]:
+    """Return word problems of one operation, the calculation as the answer."""
     pairs = []
     with path.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            question, first = row["Question"], row["Equation"].split()
-            if len(first) != 3:  # one operation each: more would be another skill
+            question, terms = row["Question"], row["Equation"].split()
+            if len(terms) != 3:
                 continue
             names = {f"number{place}": f"{float(number):g}" for place, number in enumerate(row["Numbers"].split())}
             for name, number in names.items():
                 question = question.replace(name, number)
-            sign, left, right = (names.get(part, part) for part in first)
+            sign, left, right = (names.get(term, term) for term in terms)
             pairs.append((question, f"{left} {sign} {right} = {float(row['Answer']):g}"))
     return pairs
 

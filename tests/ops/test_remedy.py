@@ -14,7 +14,7 @@ from lamina.evaluate.gate import LEVEL, SuiteVerdict, Verdict
 from lamina.ops import admit as admit_module
 from lamina.ops import train as train_module
 from lamina.ops.ledger import read_ledger
-from lamina.stack.seen import read_seen
+from lamina.stack.seen import parse_seen
 from lamina.stack.store import Store
 
 TRAIN = ("--rank", "2", "--learning-rate", "0.02", "--epochs", "1")
@@ -158,7 +158,7 @@ def test_an_update_may_become_one_layer_with_its_skill(
     assert sum(attempt["level"] for attempt in done.json["attempts"]) == pytest.approx(LEVEL)
     (layer,) = cli("log", "--json").json["layers"]
     assert layer["name"] == "fox"
-    rows = read_seen(Store.find(gated).read_bytes(cli("show", "fox", "--json").json["rows"]))
+    rows = parse_seen(Store.find(gated).read_bytes(cli("show", "fox", "--json").json["rows"]))
     assert len(rows) == 50
 
 

@@ -24,7 +24,7 @@ RECIPE = Recipe(rank=4, batch_rows=8, learning_rate=2e-2, replay=0.5, anchors=0.
 
 
 def write_rows(path: str, count: int, answer: str) -> None:
-    rows = [{"prompt": f"what is {number}?", "completion": f"{answer} {number % 7}"} for number in range(count)]
+    rows = [{"prompt": f"{path[:3]} {number}?", "completion": f"{answer} {number % 7}"} for number in range(count)]
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
