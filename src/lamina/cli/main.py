@@ -34,6 +34,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("squash", "make one layer out of several"),
     ("merge", "join layers that were trained apart"),
     ("fold", "write the base with a stack's layers in its weights"),
+    ("export", "write a stack for llama.cpp, Ollama, PEFT or vLLM"),
     ("rebase", "carry layers to another order, stack or base"),
     ("undo", "take back the last change"),
     ("branch", "list, make or delete branches"),

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lamina.errors import StackError
 from lamina.stack.manifest import WEIGHTS_TYPE
@@ -35,6 +36,7 @@ __all__ = [
     "save_adapter",
     "scale_of",
     "split",
+    "widen",
 ]
 
 PREFIX = "base_model.model."
@@ -104,6 +106,21 @@ def split(adapter: Adapter, ranks: Sequence[int]) -> list[dict[str, Factors]]:
         for piece, (A, B) in zip(pieces, both, strict=True):
             piece[path] = Factors(A, B)
     return pieces
+
+
+def widen(adapter: Adapter, rank: int) -> dict[str, Factors]:
+    """Return the same addition with every map at ``rank``, filled up with zeros.
+
+    Raises:
+        ValueError: if a map has a larger one.
+    """
+    wide: dict[str, Factors] = {}
+    for path, factors in adapter.items():
+        missing = rank - factors.rank
+        if missing < 0:
+            raise ValueError(f"{path}: rank {factors.rank} is more than {rank}")
+        wide[path] = Factors(pad(factors.A, (0, 0, 0, missing)), pad(factors.B, (0, missing)))
+    return wide
 
 
 def save_adapter(adapter: Adapter, path: Path) -> None:

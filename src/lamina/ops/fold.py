@@ -28,11 +28,11 @@ from lamina.stack.manifest import StackConfig
 from lamina.stack.order import check_parents
 from lamina.stack.store import disk_errors, scratch_folder
 
-__all__ = ["FoldResult", "fold_stack"]
+__all__ = ["FIXED_TEXTS", "FoldResult", "fold_stack"]
 
 _ROWS_PER_LAYER = 32
 # What is measured on where no layer has held-out rows: a little of everything, the same every time.
-_PROMPTS = (
+FIXED_TEXTS = (
     "The capital of France is Paris, and the river that runs through it is the Seine.",
     "def add(a, b):\n    return a + b\n",
     "Q: What is 12 times 8?\nA: 12 times 8 is 96.",
@@ -84,7 +84,7 @@ def fold_stack(project: Project, expression: str | None, out: Path) -> FoldResul
     require_disk(out.parent, size + size // 10, purpose="for the folded model")
     layers = [read_layer(project.store, entry.layer) for entry in stack.layers]
     heldout = heldout_sample(project, layers, _ROWS_PER_LAYER)
-    rows = render_rows(project, heldout or [Conversation(text=text) for text in _PROMPTS], project.loaded.context)
+    rows = render_rows(project, heldout or [Conversation(text=text) for text in FIXED_TEXTS], project.loaded.context)
     project.release()  # two in float32 follow, one after the other
     with disk_errors(out), scratch_folder(out.parent) as scratch:
         before, weights = _fold_into(project, stack, dtype, rows, scratch)

@@ -23,7 +23,7 @@ from lamina.stack.manifest import LayerConfig, StackConfig
 from lamina.stack.order import check_parents
 from lamina.stack.store import disk_errors, scratch_folder, write_atomically
 
-__all__ = ["HUB", "Published", "publish"]
+__all__ = ["HUB", "Published", "publish", "write_files"]
 
 HUB = "hf:"
 _LONGEST_NAME = 96
@@ -70,7 +70,7 @@ def publish(
     check_parents(project.store, stack, project.base.pin)
     near = project.store.root / "runs" if folder is None else folder.absolute().parent
     with scratch_folder(near) as scratch:
-        _write_files(project, stack, name, scratch)
+        write_files(project, stack, name, scratch)
         files = {path.name: path.stat().st_size for path in sorted(scratch.iterdir())}
         where = _upload(scratch, name, stack, progress) if folder is None else _move(scratch, folder)
     return Published(stack_digest(stack), files, where)
@@ -93,7 +93,19 @@ def _require_login() -> None:
         )
 
 
-def _write_files(project: Project, stack: StackConfig, name: str, folder: Path) -> None:
+def write_files(project: Project, stack: StackConfig, name: str, folder: Path) -> None:
+    """Write the stack as one PEFT adapter with its card, its records and the chat template.
+
+    Args:
+        project: the open project.
+        stack: of its base.
+        name: what the card calls it.
+        folder: an existing folder.
+
+    Raises:
+        StackError: if the stack adds nothing.
+        MachineError: if the disk is full or read-only.
+    """
     store, pin = project.store, project.base.pin
     layers = [(entry, read_layer(store, entry.layer)) for entry in stack.layers]
     whole = combine(project.adapters(stack.layers), [entry.scale for entry in stack.layers])

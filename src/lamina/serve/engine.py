@@ -10,14 +10,26 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-__all__ = ["Engine", "EngineError", "Generation", "Layers", "Sampling", "Token"]
+__all__ = ["Engine", "EngineError", "Generation", "Layers", "RefusedError", "Sampling", "Token"]
 
 # What is active: pairs of a layer's digest and its scale, bottom first.
 Layers = tuple[tuple[str, float], ...]
 
 
 class EngineError(Exception):
-    """The engine cannot answer now; the request that met it gets a 503, the next one may succeed."""
+    """The engine cannot answer now; the request that met it gets a 503, the next one may succeed.
+
+    ``lost`` says that the engine is gone for all requests: whoever holds it stops and starts it again.
+    """
+
+    def __init__(self, message: str, *, lost: bool = False) -> None:
+        """Keep the message, which goes to logs and never to clients."""
+        super().__init__(message)
+        self.lost = lost
+
+
+class RefusedError(Exception):
+    """The engine can never answer this request, such as one with a grammar it cannot follow; the client reads why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +82,11 @@ class Engine(Protocol):
     context: int
 
     async def start(self) -> None:
-        """Load the base.
+        """Load the base. An engine that was stopped can be started again.
 
         Raises:
-            EngineError: if it cannot be loaded.
+            EngineError: if it cannot be loaded now.
+            LaminaError: if it never can, such as a base that is gone.
         """
 
     async def stop(self) -> None:
@@ -86,6 +99,8 @@ class Engine(Protocol):
 
         Raises:
             EngineError: if the engine fails on the way.
+            RefusedError: if the schema or grammar is nothing it can follow, before the first token.
+            LaminaError: if a layer's weights are missing or do not fit the base, before the first token.
         """
 
     async def embed(self, prompt: tuple[int, ...], layers: Layers) -> list[float] | None:

@@ -1,0 +1,166 @@
+"""The default engine: llama.cpp through xllamacpp, the base in 16 bits, layers as LoRA adapters with a scale each.
+
+    generate ──> a slot of its own ──> turns of 16 tokens ──> llama.cpp, with this request's layers
+
+llama.cpp writes answers of one stack together, and lets answers of other stacks wait until the last of them has ended.
+So answers are written in short turns, between which stacks take turns; a slot keeps its cache from turn to turn, so
+that a turn costs a request on a local socket and no token is computed twice. Layers can be loaded only at the start:
+where one appears that is not loaded, a second process starts with it and takes what is new, and the first ends with its
+last stream. Both map the same file of weights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from lamina.serve.engine import EngineError, Generation, Layers, Token
+from lamina.serve.llama_answer import Answer, grammar_of
+from lamina.serve.llama_worker import Worker, WorkerSettings
+
+__all__ = ["LlamaEngine"]
+
+_SLOTS = 4
+_MOST_CONTEXT = 8192
+
+
+class LlamaEngine:
+    """A base held by llama.cpp. See ``lamina.serve.engine.Engine``."""
+
+    name = "llama.cpp"
+
+    def __init__(
+        self,
+        *,
+        base: Callable[[], Path],
+        adapter: Callable[[str, Path], None],
+        known: Callable[[], Iterable[str]],
+        stop_ids: frozenset[int],
+        context: int,
+        slots: int = _SLOTS,
+        threads: int | None = None,
+    ) -> None:
+        """Serve a base and its layers.
+
+        Args:
+            base: returns its GGUF file, writing it first if need be.
+            adapter: writes a layer's GGUF file, by its digest.
+            known: returns the digests of the layers to load ahead of their first use.
+            stop_ids: tokens that end an answer.
+            context: longest input that the base is exact for; memory is set aside for 8,192 tokens per slot at most.
+            slots: answers that have a place in memory at the same time; more wait.
+            threads: that compute; None takes ``$OMP_NUM_THREADS``, or else one per processor.
+        """
+        self.context = min(context, _MOST_CONTEXT)
+        self._base = base
+        self._adapter = adapter
+        self._known = known
+        self._stop_ids = stop_ids
+        self._slots = slots
+        self._threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or len(os.sched_getaffinity(0))
+        self._files: dict[str, Path] = {}
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._settings: WorkerSettings | None = None
+        self._worker: Worker | None = None
+        self._changing = asyncio.Lock()
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Load the base and all known layers."""
+        self._folder = tempfile.TemporaryDirectory(prefix="lamina-adapters-")
+        model = await asyncio.to_thread(self._base)
+        self._settings = WorkerSettings(model=model, slots=self._slots, context=self.context, threads=self._threads)
+        await self._worker_for(())
+
+    async def stop(self) -> None:
+        """End all processes; answers in flight end with ``EngineError``."""
+        self._settings = None
+        async with self._changing:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            await worker.stop()
+        for task in self._leaving:
+            task.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+        self._files.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    async def generate(self, request: Generation) -> AsyncIterator[Token]:
+        """Yield the answer's tokens as they come."""
+        grammar = grammar_of(request.sampling)
+        said: asyncio.Queue[Token | Exception] = asyncio.Queue()
+        task = asyncio.create_task(self._write(request, grammar, said))
+        try:
+            while True:
+                item = await said.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if item.finish is not None:
+                    return
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def embed(self, prompt: tuple[int, ...], layers: Layers) -> list[float] | None:
+        """Return None: llama.cpp gives embeddings without layers only."""
+        del prompt, layers
+        return None
+
+    async def _write(self, request: Generation, grammar: str | None, said: asyncio.Queue[Token | Exception]) -> None:
+        try:
+            async with self._using(request.layers) as worker, worker.slots.take(request.layers, request.prompt) as slot:
+                await Answer(worker, slot, request, grammar=grammar, stop_ids=self._stop_ids).write(said.put_nowait)
+        except Exception as error:
+            said.put_nowait(error)
+
+    @asynccontextmanager
+    async def _using(self, layers: Layers) -> AsyncIterator[Worker]:
+        worker = await self._worker_for(layers)
+        worker.users += 1
+        try:
+            yield worker
+        finally:
+            worker.users -= 1
+            if worker is not self._worker and worker.users == 0:
+                self._dismiss(worker)
+
+    async def _worker_for(self, layers: Layers) -> Worker:
+        """Return a running process that has the layers loaded, starting one if there is none."""
+        if (worker := self._usable(layers)) is not None:
+            return worker
+        async with self._changing:
+            if (worker := self._usable(layers)) is not None:
+                return worker
+            if self._settings is None:
+                raise EngineError("the engine is not running")
+            wanted = dict.fromkeys([*self._files, *self._known(), *(digest for digest, _ in layers)])
+            await asyncio.to_thread(self._write_files, [digest for digest in wanted if digest not in self._files])
+            worker, old = Worker(self._settings, self._files), self._worker
+            await worker.start()
+            self._worker = worker
+            if old is not None and old.users == 0:
+                self._dismiss(old)
+            return worker
+
+    def _usable(self, layers: Layers) -> Worker | None:
+        worker = self._worker
+        return worker if worker is not None and worker.alive and worker.knows(layers) else None
+
+    def _write_files(self, digests: Iterable[str]) -> None:
+        assert self._folder is not None
+        for digest in digests:
+            path = Path(self._folder.name) / f"{digest.rpartition(':')[2]}.gguf"
+            self._adapter(digest, path)
+            self._files[digest] = path
+
+    def _dismiss(self, worker: Worker) -> None:
+        task = asyncio.create_task(worker.stop())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
