@@ -99,7 +99,7 @@ def test_a_last_refusal_shows_every_try(gated: Path, cli: Callable[..., Any], mo
     assert table[1].startswith("as trained")
     assert table[1].endswith("+20.0  -10.0  refused at 2.50%")
     assert table[2].startswith("scale 0.75")
-    assert table[3].startswith("anchors 0.15 instead of 0.05")
+    assert table[3].startswith("anchors 0.15 instead of 0 ")
     assert table[4].startswith("learning rate 0.01 instead of 0.02")
     told = cli("log", "--candidates").out
     assert told.count("fox  ") == 3
