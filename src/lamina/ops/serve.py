@@ -30,7 +30,7 @@ from lamina.serve.limits import Limits
 from lamina.serve.page.api import OPEN_PATHS, page_router
 from lamina.serve.stacks import Stacks
 from lamina.serve.torch_engine import TorchEngine
-from lamina.stack.layers import list_layers, read_layer
+from lamina.stack.layers import read_layer
 
 __all__ = ["EngineName", "ServeOptions", "make_engine", "make_gateway", "serve"]
 
@@ -95,11 +95,12 @@ def make_engine(project: Project, name: EngineName | None = None) -> Engine:
         project.progress.note(f"serving with torch, which is slower: {problem}")
     if problem is not None or name == "torch":
         return TorchEngine(lambda: project.loaded, lambda digest: _adapter(project, digest))
+    stacks = Stacks(project.store, project.base.pin)
     return make_llama_engine(
         project.base,
         project.progress,
         adapter=lambda digest: _adapter(project, digest),
-        known=lambda: [digest for digest, _ in list_layers(project.store)],
+        known=lambda: [stack.layers for stack in stacks.all()],
     )
 
 
