@@ -112,7 +112,7 @@ async def compare(
         base,
         Quiet(),
         adapter=lambda digest: stack[int(digest)],
-        known=lambda: [digest for digest, _ in layers],
+        known=lambda: [layers],
         weights=kind,
         threads=threads,
     )

@@ -4,7 +4,7 @@
 
 The rows are those of update/stream.py, the runs those of update/runs.py. Every run is a branch of a lamina project
 under ``--work``, so a stopped benchmark goes on where it was, and ``--parts`` runs some and reports all there is.
-``--scale 0.1`` takes that share of the rows and items, to see it go through; its figures say nothing.
+``--scale 0.1`` takes that share of the rows and items, to see it go through; its figures say nothing and are not kept.
 Projects are told apart by rows, items and the recipe's defaults; after other changes to training delete ``--work``.
 
 The last line is one JSON object; with matrices and intervals it is kept in ``bench/results/update.json``, for
@@ -64,6 +64,9 @@ def main() -> None:
         draw_staircase(figures["staircase"], _chart(plan, shops[0]))
     if not options.json:
         print(headline(figures))
+    if options.scale < 1:
+        print(json.dumps(figures))
+        return
     publish("update" if plan.name == FULL.name else f"update-{plan.name}", figures)
 
 

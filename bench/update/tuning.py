@@ -7,10 +7,9 @@ import shutil
 from workshop import POINTS, STAGES, Workshop
 
 from lamina.config import Recipe
-from lamina.data.identity import row_identity
 from lamina.lora.adapter import load_adapter
 from lamina.lora.surgery import linear_paths
-from lamina.ops.rows import TrainingData
+from lamina.ops.rows import TrainingData, list_rows
 from lamina.ops.run import Run, Trained, made_here, run_training
 from lamina.ops.train import settle
 from lamina.stack.layers import read_layer, stack_digest, write_layer
@@ -79,7 +78,6 @@ def _at_rate(shop: Workshop, data: TrainingData, recipe: Recipe, rate: float) ->
 
 def _write(shop: Workshop, name: str, recipe: Recipe, data: TrainingData, trained: Trained) -> str:
     store = shop.project.store
-    seen = "\n".join(sorted(row_identity(row) for row in (*data.train, *data.heldout))).encode()
     return write_layer(
         store,
         LayerConfig(
@@ -92,7 +90,7 @@ def _write(shop: Workshop, name: str, recipe: Recipe, data: TrainingData, traine
             recipe=recipe.model_dump(mode="json"),
             recipe_origins={},
             data=(),
-            rows=store.put_bytes(seen, ROWS_TYPE).digest,
+            rows=store.put_bytes(list_rows(data), ROWS_TYPE).digest,
             replay=None,
             heldout=None,
             cost=trained.cost,

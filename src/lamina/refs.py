@@ -4,6 +4,8 @@ Grammar of a stack expression (what people type wherever a stack is asked for)::
 
     main                    a ref
     main~2                  the stack that ref held two moves earlier
+    main@v2                 the stack that the tag v2 holds, which must be one that main has held
+    main@tools              that stack up to and with its layer tools, by name or digest prefix
     sha256:9c1e04..         a stack by digest, or an unambiguous prefix of at least four digits
     base                    the base alone
     base+tools+facts:0.5    layers added up by hand, by name or digest prefix, with optional scales
@@ -101,15 +103,17 @@ class LayerTerm:
 
 @dataclass(frozen=True, slots=True)
 class StackExpression:
-    """A parsed stack expression: either a root (ref or digest) with steps back, or the base plus terms."""
+    """A parsed stack expression: a root (ref or digest), steps back, a tag or layer to cut at, and terms to add."""
 
     root: str
     back: int = 0
     terms: tuple[LayerTerm, ...] = ()
+    at: str = ""
 
     def __str__(self) -> str:
         back = f"~{self.back}" if self.back else ""
-        return "+".join([self.root + back, *map(str, self.terms)])
+        at = f"@{self.at}" if self.at else ""
+        return "+".join([self.root + back + at, *map(str, self.terms)])
 
     @classmethod
     def parse(cls, text: str) -> StackExpression:
@@ -119,13 +123,14 @@ class StackExpression:
             UsageError: naming the part that cannot be read.
         """
         root, *summands = text.strip().split("+")
-        match = re.fullmatch(r"((?:sha256:)?[A-Za-z0-9._-]+?)(?:~(\d*))?", root)
+        match = re.fullmatch(r"((?:sha256:)?[A-Za-z0-9._-]+?)(?:~(\d*))?(?:@([A-Za-z0-9._-]+))?", root)
         if not match:
             raise UsageError(
                 f"'{text}' is not a stack: cannot read '{root}'", hint="for example: main, main~1, base+tools"
             )
         back = 0 if match[2] is None else int(match[2] or 1)
-        return cls(root=match[1], back=back, terms=tuple(_parse_term(part, text) for part in summands))
+        terms = tuple(_parse_term(part, text) for part in summands)
+        return cls(root=match[1], back=back, at=match[3] or "", terms=terms)
 
 
 def _parse_term(part: str, text: str) -> LayerTerm:

@@ -35,7 +35,7 @@ def test_served_answers_are_torchs() -> None:
         wanted.append(greedy_answers(loaded, prompts, max_tokens=12))
 
     async def serve() -> list[list[list[int]]]:
-        engine = make_llama_engine(base, Quiet(), adapter=adapters.__getitem__, known=lambda: adapters)
+        engine = make_llama_engine(base, Quiet(), adapter=adapters.__getitem__, known=lambda: stacks)
 
         async def answer(prompt: list[int], layers: Layers) -> list[int]:
             request = Generation(prompt=tuple(prompt), layers=layers, sampling=Sampling(max_tokens=12))

@@ -26,7 +26,8 @@ from lamina.serve.llama import LlamaEngine
 
 PROMPT = [5, 9, 33, 121, 7, 88, 64, 2]
 A, B = (("a", 1.0),), (("b", 1.0),)
-STACKS: list[Layers] = [(), A, B, (("a", 0.5), ("b", -1.0))]
+KNOWN: Layers = (("a", 0.5), ("b", -1.0))
+STACKS: list[Layers] = [(), A, B, KNOWN, (("b", 2.0), ("a", -0.5))]
 
 
 class Rig:
@@ -66,7 +67,7 @@ def play(tmp_path: Path, base_folders: dict[str, Path]) -> Play:
 
     def run(scene: Callable[[Rig], Awaitable[None]]) -> None:
         async def whole() -> None:
-            engine = make_llama_engine(base, Quiet(), adapter=adapters.__getitem__, known=lambda: ["a", "b"], threads=1)
+            engine = make_llama_engine(base, Quiet(), adapter=adapters.__getitem__, known=lambda: [KNOWN, A], threads=1)
             await engine.start()
             try:
                 await scene(Rig(loaded, engine, adapters))
@@ -82,7 +83,7 @@ def test_answers_are_torchs_whatever_was_asked_before(play: Play) -> None:
     async def scene(rig: Rig) -> None:
         wanted = [rig.torch(layers) for layers in STACKS]
         assert len({tuple(answer) for answer in wanted}) == len(STACKS)
-        for place in (0, 1, 2, 3, 1, 0, 2, 1, 3):  # one prompt, so that a shared cache would be found
+        for place in (0, 1, 2, 3, 4, 1, 0, 2, 1, 4, 3):  # one prompt, so that a shared cache would be found
             assert ids(await rig.answer(STACKS[place])) == wanted[place]
         together = await asyncio.gather(*(rig.answer(layers) for layers in STACKS * 2))
         assert [ids(answer) for answer in together] == wanted * 2

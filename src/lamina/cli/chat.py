@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lamina.cli.output import emit_json, say
+from lamina.cli.output import emit_json, print_line, say
 from lamina.cli.progress import TerminalProgress
 
 if TYPE_CHECKING:
-    from lamina.ops.project import Project
-    from lamina.records import Message
+    from lamina.ops.chat import Chat
+    from lamina.ops.feedback import Winner
 
-_HELP = "/stack NAME switches the stack, /new starts over, /quit (or Ctrl-D) leaves"
+_COMMANDS = (
+    ("/stack NAME", "another stack answers, in a new conversation"),
+    ("/compare A [B]", "A's answer to the last question beside B's, else this stack's"),
+    ("1, 2 or t", "after /compare: which was better, or a tie; into votes.jsonl"),
+    ("/save [TEXT]", "what the last answer should have been; without TEXT"),
+    ("", "it is right; into corrections.jsonl, for `lamina update`"),
+    ("/new", "a new conversation"),
+    ("/help", "this"),
+    ("/quit", "leave (or Ctrl-D); Ctrl-C stops an answer"),
+)
+_MULTILINE = 'A line that ends in \\ goes on; """ opens and closes several lines.'
+_VOTES: dict[str, Winner] = {"1": "model_a", "2": "model_b", "t": "tie"}
+_HISTORY_LINES = 1000
+_SIDE_BY_SIDE_FROM = 100  # columns
 
 
 def run(
@@ -28,65 +45,180 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="load layers on a parent they were not trained on")] = False,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON line per answer")] = False,
 ) -> None:
-    """Talk to a stack in the terminal."""
-    from lamina.ops.chat import stream_answer
+    """Talk to a stack in the terminal; /help lists what else can be typed there."""
+    from lamina.ops.chat import Chat
     from lamina.ops.project import open_project
-    from lamina.records import Message
 
     project = open_project(Path(), TerminalProgress())
-    stack = stack or project.branch
-    project.activate(project.stack(stack), force=force)
-    start = [Message("system", system)] if system else []
-
-    def reply(messages: list[Message]) -> str:
-        said = []
-        for piece in stream_answer(project, messages, max_tokens=max_tokens, temperature=temperature, seed=seed):
-            said.append(piece)
-            if not json_:
-                print(piece, end="", flush=True)
-        text = "".join(said)
-        if json_:
-            emit_json({"stack": stack, "answer": text})
-        else:
-            print(flush=True)
-        return text
-
+    chat = Chat(
+        project,
+        stack or project.branch,
+        system=system,
+        force=force,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    talk = _Talk(chat, as_json=json_)
     if question is not None:
-        reply([*start, Message("user", question)])
+        talk.ask(question)
         return
-    say(_HELP)
-    messages = list(start)
-    while (line := _read_line()) is not None:
-        if line.startswith("/"):
-            stack = _command(project, line, stack, force=force)
-            messages = list(start)
-        elif line:
-            messages.append(Message("user", line))
-            messages.append(Message("assistant", reply(messages)))
+    say(f"talking to {chat.stack}; /help for commands, Ctrl-D leaves")
+    with _line_history(project.store.root / "chat_history"):
+        for line in _read_entries():
+            talk.take(line)
 
 
-def _read_line() -> str | None:
-    try:
-        line = input("> " if sys.stdin.isatty() else "").strip()
-    except EOFError:
-        return None
-    return None if line in ("/quit", "/exit") else line
+class _Talk:
+    """What happens to each line that is typed."""
 
+    def __init__(self, chat: Chat, *, as_json: bool) -> None:
+        self._chat, self._as_json = chat, as_json
+        self._compared: tuple[tuple[str, str], tuple[str, str]] | None = None
 
-def _command(project: Project, line: str, stack: str, *, force: bool) -> str:
-    from lamina.errors import LaminaError
+    def take(self, line: str) -> None:
+        from lamina.errors import LaminaError
 
-    word, _, rest = line.partition(" ")
-    if word == "/new":
-        say("new conversation")
-    elif word == "/stack" and rest:
+        compared, self._compared = self._compared, None
         try:
-            project.activate(project.stack(rest.strip()), force=force)
+            if compared is not None and line in _VOTES:
+                self._vote(*compared, _VOTES[line])
+            elif line.startswith("/"):
+                self._command(line)
+            else:
+                self.ask(line)
         except LaminaError as error:
             say(f"error: {error.message}")
+            if error.hint:
+                say(f"hint: {error.hint}")
+
+    def ask(self, question: str) -> None:
+        text = self._show(self._chat.ask(question))
+        if self._as_json:
+            emit_json({"stack": self._chat.stack, "answer": text})
+
+    def _command(self, line: str) -> None:
+        word, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if word == "/new":
+            self._chat.restart()
+            say("new conversation")
+        elif word == "/stack" and rest:
+            self._chat.switch(rest)
+            say(f"now {rest}; new conversation")
+        elif word == "/compare" and 1 <= len(rest.split()) <= 2:
+            self._compare(*[*rest.split(), self._chat.stack][:2])
+        elif word == "/save":
+            self._save(rest or None)
         else:
-            stack = rest.strip()
-            say(f"now {stack}; new conversation")
-    else:
-        say(_HELP)
-    return stack
+            if word not in ("/help", "/?"):
+                say(f"no command '{line}'")
+            say("\n".join([*(f"{name:15} {what}" for name, what in _COMMANDS), _MULTILINE]))
+
+    def _compare(self, a: str, b: str) -> None:
+        wide = shutil.get_terminal_size().columns >= _SIDE_BY_SIDE_FROM and sys.stdout.isatty()
+        texts = []
+        for number, stack in enumerate((a, b), 1):
+            pieces = self._chat.answer_again(stack)
+            if wide or self._as_json:
+                texts.append("".join(pieces))
+            else:
+                print_line(f"-- {number}: {stack}")
+                texts.append(self._show(pieces))
+        if wide and not self._as_json:
+            print_line(_side_by_side([f"1: {a}", f"2: {b}"], texts))
+        self._compared = (a, texts[0]), (b, texts[1])
+        if self._as_json:
+            emit_json({"compared": [{"stack": a, "answer": texts[0]}, {"stack": b, "answer": texts[1]}]})
+        say("better? 1, 2 or t for a tie; anything else goes on")
+
+    def _vote(self, a: tuple[str, str], b: tuple[str, str], winner: Winner) -> None:
+        new = self._chat.vote(a, b, winner)
+        self._saved("votes.jsonl", new)
+
+    def _save(self, wanted: str | None) -> None:
+        self._saved("corrections.jsonl", self._chat.correct(wanted))
+
+    def _saved(self, file: str, new: bool) -> None:
+        say(f"saved to {file}" if new else f"is in {file} already")
+        if self._as_json:
+            emit_json({"saved": file, "new": new})
+
+    def _show(self, pieces: Iterator[str]) -> str:
+        """Print an answer as it comes, and return what came; Ctrl-C ends it."""
+        said: list[str] = []
+        try:
+            for piece in pieces:
+                said.append(piece)
+                if not self._as_json:
+                    print(piece, end="", flush=True)
+        except KeyboardInterrupt:
+            if not sys.stdin.isatty():
+                raise
+            pieces.close()  # type: ignore[attr-defined]
+            say(" (stopped)")
+        if not self._as_json:
+            print(flush=True)
+        return "".join(said)
+
+
+def _side_by_side(titles: list[str], texts: list[str]) -> str:
+    width = (shutil.get_terminal_size().columns - 3) // 2
+    columns = []
+    for title, text in zip(titles, texts, strict=True):
+        lines = [part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""]]
+        columns.append([title, "-" * min(len(title), width), *lines])
+    height = max(map(len, columns))
+    rows = zip(*(column + [""] * (height - len(column)) for column in columns), strict=True)
+    return "\n".join(f"{left:{width}} | {right}".rstrip() for left, right in rows)
+
+
+def _read_entries() -> Iterator[str]:
+    """Yield what is typed, several lines joined where they belong together, until the end."""
+    while (line := _read_line("> ")) is not None:
+        entry = line.strip()
+        if entry in ("/quit", "/exit"):
+            return
+        if entry.startswith('"""'):
+            entry = _read_block(entry[3:])
+        while entry.endswith("\\"):
+            entry = f"{entry[:-1].rstrip()}\n{_read_line('. ') or ''}".rstrip()
+        if entry:
+            yield entry
+
+
+def _read_block(first: str) -> str:
+    lines = [first]
+    while not lines[-1].rstrip().endswith('"""') and (line := _read_line(". ")) is not None:
+        lines.append(line)
+    return "\n".join(lines).rstrip().removesuffix('"""').strip()
+
+
+def _read_line(prompt: str) -> str | None:
+    while True:
+        try:
+            return input(prompt if sys.stdin.isatty() else "")
+        except EOFError:
+            return None
+        except KeyboardInterrupt:
+            if not sys.stdin.isatty():
+                raise
+            say("")  # a second thought about the line; Ctrl-D leaves
+
+
+@contextmanager
+def _line_history(path: Path) -> Iterator[None]:
+    """Let a person at a terminal edit lines and find earlier ones, also those of earlier days."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    import readline
+
+    with suppress(OSError):
+        readline.read_history_file(path)
+    readline.set_history_length(_HISTORY_LINES)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            readline.write_history_file(path)

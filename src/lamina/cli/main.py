@@ -45,6 +45,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("judge", "let a model say which of two stacks answers better"),
     ("chart", "draw the scores: PNG, SVG and one HTML report"),
     ("chat", "talk to a stack in the terminal"),
+    ("serve", "answer other programs: OpenAI API, any stack per request"),
     ("push", "send a stack to an OCI registry, layer by layer"),
     ("pull", "bring a stack from an OCI registry"),
     ("data", "look at a file as the model will see it"),

@@ -7,11 +7,13 @@ tokenised apart, because at inference the prompt stands alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jinja2
+from jinja2 import meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lamina.errors import DataError, StackError
@@ -53,12 +55,20 @@ class Renderer:
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
         environment.globals["raise_exception"] = _refuse
+        self._tools: tuple[Mapping[str, Any], ...] = ()
         try:
             self._template = environment.from_string(template)
+            self.takes_tools = "tools" in meta.find_undeclared_variables(environment.parse(template))
         except jinja2.TemplateError as error:
             raise StackError(
                 f"the base's chat template is not valid Jinja: {error}", hint="set base.template"
             ) from error
+
+    def with_tools(self, tools: Sequence[Mapping[str, Any]]) -> Renderer:
+        """Return a renderer whose prompts offer ``tools``, for a template that ``takes_tools``."""
+        offering = copy.copy(self)
+        offering._tools = tuple(tools)
+        return offering
 
     def row(self, conversation: Conversation, *, max_length: int) -> TokenRow:
         """Return the ids and mask of a row of data; every answer in it is trained.
@@ -149,6 +159,7 @@ class Renderer:
         try:
             return self._template.render(
                 messages=plain,
+                tools=list(self._tools) or None,
                 add_generation_prompt=asking,
                 bos_token=self.tokenizer.bos_token or "",
                 eos_token=self.tokenizer.eos_token or "",

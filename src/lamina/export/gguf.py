@@ -163,10 +163,11 @@ def write_base_gguf(base: Base, path: Path, progress: Progress, *, weights: Weig
             _write_tensors(writer, layout, base, main, tick)
 
 
-def write_adapter_gguf(adapter: Adapter, base: Base, path: Path) -> None:
+def write_adapter_gguf(adapter: Adapter, base: Base, path: Path, *, half: bool = False) -> None:
     """Write ``adapter``, scales folded in, as a LoRA file for the base's GGUF; whole or not at all.
 
-    Where maps have different ranks, all are filled up with zeros to the largest: one alpha is stored for all of them.
+    In 32 bits, or with ``half`` in float16. Where maps have different ranks, all are filled up with zeros to the
+    largest: one alpha is stored for all of them.
 
     Raises:
         StackError: if llama.cpp does not know the base's family, or a map that is adapted.
@@ -180,9 +181,9 @@ def write_adapter_gguf(adapter: Adapter, base: Base, path: Path) -> None:
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))
         for key, factors in widen(adapter, rank).items():
             name = layout.name(f"{key}.weight")
-            B = layout.rows(f"{key}.weight", factors.B.float())
-            writer.add_tensor(f"{name}.lora_a", factors.A.float().contiguous().cpu().numpy())
-            writer.add_tensor(f"{name}.lora_b", B.contiguous().cpu().numpy())
+            for part, factor in (("a", factors.A), ("b", layout.rows(f"{key}.weight", factors.B))):
+                values = factor.half() if half else factor.float()
+                writer.add_tensor(f"{name}.lora_{part}", values.contiguous().cpu().numpy())
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

@@ -41,7 +41,7 @@ from lamina.records import Progress, TokenRow
 from lamina.refs import Digest
 from lamina.stack.manifest import BasePin
 
-__all__ = ["Base", "LoadedBase", "load_base", "load_skeleton", "resolve_base"]
+__all__ = ["Base", "LoadedBase", "load_base", "load_skeleton", "load_tokenizer", "resolve_base"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
@@ -148,8 +148,8 @@ def load_base(base: Base, *, dtype: torch.dtype | None = None) -> LoadedBase:
     device = pick_device()
     wanted = pick_dtype(device) if dtype is None else dtype
     transformers_logging.disable_progress_bar()
+    tokenizer = load_tokenizer(base)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base.folder)
         model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=wanted, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -173,6 +173,19 @@ def load_base(base: Base, *, dtype: torch.dtype | None = None) -> LoadedBase:
         fused=fused,
         context=int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048),
     )
+
+
+def load_tokenizer(base: Base) -> Any:
+    """Return the base's tokenizer alone, without its weights.
+
+    Raises:
+        StackError: if transformers cannot load it.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(base.folder)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StackError(f"{base.folder}: transformers cannot load it: {reason}", hint="try another --base") from error
 
 
 def load_skeleton(base: Base) -> PreTrainedModel:

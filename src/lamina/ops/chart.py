@@ -27,7 +27,7 @@ from lamina.stack.layers import read_layer, read_stack, stack_digest
 from lamina.stack.lineage import list_refs
 from lamina.stack.manifest import StackConfig
 
-__all__ = ["write_charts"]
+__all__ = ["draw_charts", "write_charts"]
 
 
 def write_charts(
@@ -46,15 +46,7 @@ def write_charts(
     against all that the ledger holds, beside a full training at every point. ``judged``: in percent of the
     best by a judge's grades, where `lamina judge --single` has been run on the branch's stacks.
     """
-    drawings = [draw_matrix(matrix, title=title)]
-    if any(score.mean > 0 for row in matrix.scores for score in row):
-        bars = relative_scores(matrix.stacks, matrix.scores)
-        drawings.append(draw_quality(bars, name="quality", title="Relative quality", of="the best stack"))
-    points = _cost_points(project, matrix, stack)
-    if len(points) > 1:
-        drawings.append(draw_pareto(points, title="Quality for cost", currency=project.settings.cost.currency))
-    drawings += _staircase(project, matrix, stack)
-    drawings += _judged(project, stack)
+    drawings = draw_charts(project, matrix, stack, title=title)
     base = project.base.pin
     facts = {"base": f"{base.name} ({base.family}, {base.digest[7:19]})", "lamina": __version__}
     facts |= {key: str(value) for key, value in describe_machine().items()}
@@ -63,6 +55,18 @@ def write_charts(
     page = folder / "report.html"
     write_report(page, title=title, matrix=matrix, drawings=drawings, layers=layers, facts=facts, sides=sides)
     return pictures, page
+
+
+def draw_charts(project: Project, matrix: Matrix, stack: StackConfig, *, title: str) -> list[Drawing]:
+    """Return every chart that the records allow: ``write_charts`` says which there are."""
+    drawings = [draw_matrix(matrix, title=title)]
+    if any(score.mean > 0 for row in matrix.scores for score in row):
+        bars = relative_scores(matrix.stacks, matrix.scores)
+        drawings.append(draw_quality(bars, name="quality", title="Relative quality", of="the best stack"))
+    points = _cost_points(project, matrix, stack)
+    if len(points) > 1:
+        drawings.append(draw_pareto(points, title="Quality for cost", currency=project.settings.cost.currency))
+    return [*drawings, *_staircase(project, matrix, stack), *_judged(project, stack)]
 
 
 def _cost_points(project: Project, matrix: Matrix, stack: StackConfig) -> list[CostPoint]:

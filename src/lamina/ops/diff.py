@@ -24,7 +24,13 @@ def names_a_stack(start: Path, text: str) -> bool:
     """
     store = Store.find(start)
     expression = StackExpression.parse(text)
-    if expression.terms or expression.back or expression.root == BASE or expression.root in list_refs(store):
+    if (
+        expression.terms
+        or expression.back
+        or expression.at
+        or expression.root == BASE
+        or expression.root in list_refs(store)
+    ):
         return True
     return any(has_prefix(digest, expression.root) for digest in list_stacks(store))
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from lamina.export.gguf import WeightKind, base_gguf, context_of, why_no_gguf, write_adapter_gguf
-from lamina.lora.adapter import Adapter
+from lamina.lora.adapter import Adapter, combine
 from lamina.model.base import Base
 from lamina.records import Progress
+from lamina.serve.engine import Layers
 from lamina.serve.llama import LlamaEngine
 
 __all__ = ["make_llama_engine", "why_no_llama"]
@@ -28,7 +30,7 @@ def make_llama_engine(
     progress: Progress,
     *,
     adapter: Callable[[str], Adapter],
-    known: Callable[[], Iterable[str]],
+    known: Callable[[], Iterable[Layers]],
     weights: WeightKind = "f16",
     threads: int | None = None,
 ) -> LlamaEngine:
@@ -38,13 +40,19 @@ def make_llama_engine(
         base: which ``why_no_llama`` says nothing against.
         progress: is told when the base's GGUF file is written, once.
         adapter: reads a layer's weights by its digest.
-        known: returns the digests of all layers there are.
+        known: returns the stacks to load ahead, those that matter most first.
         weights: how the base is held; its agreement with torch is in docs/serving.
         threads: that compute; None means one per processor.
     """
+
+    def write(layers: Layers, path: Path) -> None:
+        whole = combine([adapter(digest) for digest, _ in layers], [scale for _, scale in layers])
+        # Sums are for speed, which is a matter of how much is read per token: 16 bits, as the base has.
+        write_adapter_gguf(whole, base, path, half=len(layers) > 1)
+
     return LlamaEngine(
         base=lambda: base_gguf(base, progress, weights=weights),
-        adapter=lambda digest, path: write_adapter_gguf(adapter(digest), base, path),
+        adapter=write,
         known=known,
         stop_ids=_stop_ids(base),
         context=context_of(base),

@@ -24,6 +24,7 @@ from lamina.lora.adapter import Adapter, rescale, save_adapter, scale_of
 from lamina.lora.start import start_factors
 from lamina.model.machine import describe_machine, require_disk
 from lamina.ops.project import Project
+from lamina.ops.steps import log_step
 from lamina.records import TokenRow
 from lamina.stack.manifest import Cost, StackConfig
 from lamina.stack.store import disk_errors
@@ -144,6 +145,7 @@ def _train(project: Project, run: Run, state: TrainState, checkpoint: Path, note
                     notes["passes"].append([record.step, record.pass_tokens])
                 if record.heldout_loss is not None:
                     measured = f", held-out {record.heldout_loss:.3f}"
+                log_step(checkpoint.parent, record)
                 if record.divergence is not None:
                     moved = f", from parent {record.divergence:.3f}"
                 tick(record.tokens, f"step {record.step}/{record.steps}, loss {record.loss:.3f}{measured}{moved}")

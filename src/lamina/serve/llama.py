@@ -16,6 +16,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from lamina.serve.engine import EngineError, Generation, Layers, Token
@@ -26,6 +27,7 @@ __all__ = ["LlamaEngine"]
 
 _SLOTS = 4
 _MOST_CONTEXT = 8192
+_MOST_SUMS = 8
 
 
 class LlamaEngine:
@@ -37,8 +39,8 @@ class LlamaEngine:
         self,
         *,
         base: Callable[[], Path],
-        adapter: Callable[[str, Path], None],
-        known: Callable[[], Iterable[str]],
+        adapter: Callable[[Layers, Path], None],
+        known: Callable[[], Iterable[Layers]],
         stop_ids: frozenset[int],
         context: int,
         slots: int = _SLOTS,
@@ -48,8 +50,9 @@ class LlamaEngine:
 
         Args:
             base: returns its GGUF file, writing it first if need be.
-            adapter: writes a layer's GGUF file, by its digest.
-            known: returns the digests of the layers to load ahead of their first use.
+            adapter: writes the GGUF file of a layer, or of the sum of some.
+            known: returns the stacks to load ahead of their first use, those that matter most first. Their sums are
+                loaded as well, as far as there is room for them: one adapter is faster than its parts.
             stop_ids: tokens that end an answer.
             context: longest input that the base is exact for; memory is set aside for 8,192 tokens per slot at most.
             slots: answers that have a place in memory at the same time; more wait.
@@ -62,7 +65,8 @@ class LlamaEngine:
         self._stop_ids = stop_ids
         self._slots = slots
         self._threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or len(os.sched_getaffinity(0))
-        self._files: dict[str, Path] = {}
+        self._files: dict[Layers, Path] = {}
+        self._numbers = count()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._settings: WorkerSettings | None = None
         self._worker: Worker | None = None
@@ -140,8 +144,7 @@ class LlamaEngine:
                 return worker
             if self._settings is None:
                 raise EngineError("the engine is not running")
-            wanted = dict.fromkeys([*self._files, *self._known(), *(digest for digest, _ in layers)])
-            await asyncio.to_thread(self._write_files, [digest for digest in wanted if digest not in self._files])
+            await asyncio.to_thread(self._write_files, layers)
             worker, old = Worker(self._settings, self._files), self._worker
             await worker.start()
             self._worker = worker
@@ -153,12 +156,19 @@ class LlamaEngine:
         worker = self._worker
         return worker if worker is not None and worker.alive and worker.knows(layers) else None
 
-    def _write_files(self, digests: Iterable[str]) -> None:
+    def _write_files(self, layers: Layers) -> None:
+        """Write what is to be loaded: every layer that is known or asked for, and the sums of known stacks."""
         assert self._folder is not None
-        for digest in digests:
-            path = Path(self._folder.name) / f"{digest.rpartition(':')[2]}.gguf"
-            self._adapter(digest, path)
-            self._files[digest] = path
+        stacks = list(dict.fromkeys(self._known()))
+        sums = [stack for stack in stacks if len(stack) > 1][:_MOST_SUMS]
+        singles = [((digest, 1.0),) for stack in [*stacks, layers] for digest, _ in stack]
+        for old in [held for held in self._files if len(held) > 1 and held not in sums]:
+            self._files.pop(old).unlink()
+        for wanted in dict.fromkeys([*singles, *sums]):
+            if wanted not in self._files:
+                path = Path(self._folder.name) / f"{next(self._numbers)}.gguf"
+                self._adapter(wanted, path)
+                self._files[wanted] = path
 
     def _dismiss(self, worker: Worker) -> None:
         task = asyncio.create_task(worker.stop())

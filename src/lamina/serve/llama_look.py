@@ -16,8 +16,9 @@ _FORCED = 1e4  # a bias that no logit comes near
 
 @asynccontextmanager
 async def opened(model: Path, adapters: Mapping[str, Path], *, context: int, threads: int) -> AsyncIterator[Worker]:
-    """Yield a process that holds ``model`` and ``adapters``, for one text at a time."""
-    worker = Worker(WorkerSettings(model=model, slots=1, context=context, threads=threads), adapters)
+    """Yield a process that holds ``model`` and, by name, ``adapters``; for one text at a time."""
+    files: dict[Layers, Path] = {((name, 1.0),): path for name, path in adapters.items()}
+    worker = Worker(WorkerSettings(model=model, slots=1, context=context, threads=threads), files)
     await worker.start()
     try:
         yield worker

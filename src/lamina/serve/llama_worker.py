@@ -71,15 +71,15 @@ class Ended:
 class Worker:
     """One process with some layers loaded."""
 
-    def __init__(self, settings: WorkerSettings, adapters: Mapping[str, Path]) -> None:
-        """Prepare a process for ``settings`` that can use the layers whose files ``adapters`` names by digest."""
+    def __init__(self, settings: WorkerSettings, adapters: Mapping[Layers, Path]) -> None:
+        """Prepare a process that can use the layers in ``adapters``: files of single ones, and of sums of some."""
         self.turns = Turns()
         self.slots = Slots(settings.slots)
         self.users = 0
         self._lost = False
         self._settings = settings
         self._adapters = dict(adapters)
-        self._places = {digest: place for place, digest in enumerate(adapters)}
+        self._places = {layers: place for place, layers in enumerate(adapters)}
         self._folder = tempfile.TemporaryDirectory(prefix="lamina-llama-")
         self._process: asyncio.subprocess.Process | None = None
         self._client: httpx2.AsyncClient | None = None
@@ -96,7 +96,7 @@ class Worker:
 
     def knows(self, layers: Layers) -> bool:
         """Return whether all layers are loaded."""
-        return all(digest in self._places for digest, _ in layers)
+        return layers in self._places or all(((digest, 1.0),) in self._places for digest, _ in layers)
 
     async def start(self) -> None:
         """Start the process and wait until the model is loaded.
@@ -214,10 +214,13 @@ class Worker:
         """Return the scales of the layers. Without any named, llama.cpp would keep a cache that others computed."""
         if not self._places:
             return {}
-        scales = dict.fromkeys([0], 0.0)
-        for digest, scale in layers:
-            place = self._places[digest]
-            scales[place] = scales.get(place, 0.0) + scale
+        scales = {0: 0.0}
+        if layers in self._places:
+            scales[self._places[layers]] = 1.0
+        else:
+            for digest, scale in layers:
+                place = self._places[((digest, 1.0),)]
+                scales[place] = scales.get(place, 0.0) + scale
         return {"lora": [{"id": place, "scale": scale} for place, scale in sorted(scales.items())]}
 
     async def _wait_until_ready(self, told: bytes) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from lamina.errors import StackError, UsageError
 from lamina.refs import BASE, LayerTerm, StackExpression, did_you_mean
 from lamina.stack.layers import has_prefix, list_layers, list_stacks, read_stack
-from lamina.stack.lineage import get_current, get_head, get_ref, history, list_refs
+from lamina.stack.lineage import get_current, get_head, get_ref, history, list_refs, list_tags
 from lamina.stack.manifest import BasePin, LayerConfig, StackConfig, StackEntry
+from lamina.stack.order import find_entry
 from lamina.stack.store import Store
 
-__all__ = ["resolve", "resolve_here", "resolve_layer"]
+__all__ = ["prefix_names", "resolve", "resolve_here", "resolve_layer"]
 
 
 def resolve(store: Store, text: str, base: BasePin) -> StackConfig:
@@ -23,6 +24,8 @@ def resolve(store: Store, text: str, base: BasePin) -> StackConfig:
     """
     expression = StackExpression.parse(text)
     stack = _root(store, expression, base)
+    if expression.at:
+        stack = _at(store, expression, stack)
     if not expression.terms:
         return stack
     layers = list_layers(store)
@@ -52,6 +55,36 @@ def resolve_layer(store: Store, name: str) -> StackEntry:
     if expression.terms != (LayerTerm(name),):
         raise UsageError(f"'{name}' is not one layer", hint="name it alone, or by the first digits of its digest")
     return _entry(store, LayerTerm(name), list_layers(store))
+
+
+def prefix_names(ref: str, stack: StackConfig) -> list[tuple[int, str]]:
+    """Return the height and name (``main@tools``) of every prefix of ``ref``'s ``stack`` but the whole, lowest first.
+
+    A layer name that comes again higher up means the higher one, so the lower goes by the digits of its digest.
+    """
+    names = [entry.name for entry in stack.layers]
+    places = enumerate(stack.layers[:-1])
+    return [
+        (place + 1, f"{ref}@{_digits(entry) if entry.name in names[place + 1 :] else entry.name}")
+        for place, entry in places
+    ]
+
+
+def _digits(entry: StackEntry) -> str:
+    return entry.layer.removeprefix("sha256:")[:12]
+
+
+def _at(store: Store, expression: StackExpression, stack: StackConfig) -> StackConfig:
+    """Return the stack that a tag holds if the root has held it, else ``stack`` up to a layer."""
+    if expression.at in list_tags(store) and not expression.back:
+        held = list_refs(store)[expression.at]
+        if all(held not in (move.old, move.new) for move in history(store, expression.root)):
+            raise StackError(
+                f"'{expression}': '{expression.root}' never held the stack that is tagged '{expression.at}'",
+                hint=f"that stack is called '{expression.at}'",
+            )
+        return read_stack(store, held)
+    return stack.prefix(find_entry(stack, expression.at) + 1)
 
 
 def _root(store: Store, expression: StackExpression, base: BasePin) -> StackConfig:
