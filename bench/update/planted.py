@@ -20,7 +20,8 @@ gate_false_accept   share of bad layers that the gate let in, Wilson interval; s
 gate_false_reject   share of good layers kept out; stated: 5 % for each suite with items enough, where nothing
                     is lost. A good layer may lose part of the margin, which makes some refusals right
 first_look          the same at the level that a gate with remedies has for the layer as trained
-resplit             the same rates over 40 other cuts of the same pools, where each layer counts once for each cut
+resplit             the same rates over 40 other cuts of the same pools, where each layer counts once for each cut; no
+                    intervals, since cuts of one layer are not independent
 
 Stopped runs go on: every layer's answers are kept under ``--work``. ``--seconds`` ends a run early; the figures are
 then of the layers that are there, and ``layers`` says how many.
@@ -262,7 +263,7 @@ def summarise(bare: Answers, planted: Sequence[tuple[str, Answers]]) -> dict[str
         "between": sum(truth == "between" for truth, _ in first),
         "between_accepted": sum(accepted for truth, accepted in first if truth == "between"),
         "first_look": _rates([judge(bare, answers, 0, LEVEL * FIRST_SHARE) for _, answers in planted]),
-        "resplit": {"cuts": CUTS, **_rates(again)},
+        "resplit": {"cuts": CUTS, **{key: value for key, value in _rates(again).items() if "interval" not in key}},
         "kinds": kinds,
     }
 
