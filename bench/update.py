@@ -128,7 +128,8 @@ def _ask_gate(plan: Plan, data: Path, shop: Workshop, *, now: bool) -> dict[str,
         import planted
 
         shop.project.release()
-        found = planted.measure(plan.planted, data=data, work=folder / "planted")
+        # Where planted.py itself keeps them, so that no layer is planted twice.
+        found = planted.measure(plan.planted, data=data, work=folder.parents[1] / "planted")
         write_atomically(kept, json.dumps(found).encode())
     return json.loads(kept.read_text("utf-8")) if kept.exists() else None
 

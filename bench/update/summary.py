@@ -44,8 +44,8 @@ def summarise(shops: Sequence[Workshop], gate: dict[str, Any] | None) -> dict[st
         "guard_delta_sequential": _guards([m for shop in shops if (m := _sequential(shop, GUARDS)) is not None]),
         "update_cost_share": _cost_shares(shops),
         "order_spread": _order_spread(orders),
-        "gate_false_accept": (gate or {}).get("gate_false_accept"),
-        "gate_false_reject": (gate or {}).get("gate_false_reject"),
+        "gate_false_accept": _rate(gate, "gate_false_accept"),
+        "gate_false_reject": _rate(gate, "gate_false_reject"),
         "svamp": _svamp(shops),
         "seeds": [shop.seed for shop in shops[: len(lamina)]],
     }
@@ -129,6 +129,14 @@ def _guards(matrices: Sequence[Matrix]) -> dict[str, Any] | None:
         one = estimate([change(matrix, (name,)) for matrix in matrices]).to_dict()
         found[name] = one | {"p_loss": losses, "items": matrices[0].scores[0][column].n}
     return found
+
+
+def _rate(gate: dict[str, Any] | None, key: str) -> dict[str, Any] | None:
+    """Return one of the gate's error rates with its interval; None if no planted layer was of that kind."""
+    if not gate or gate[key] is None:
+        return None
+    low, high = gate[f"{key}_interval"]
+    return {"value": gate[key], "low": low, "high": high, "layers": gate[f"{key}_of"]}
 
 
 def _svamp(shops: Sequence[Workshop]) -> dict[str, Any] | None:

@@ -35,6 +35,12 @@ PLAN = Plan(
     planted=2,
 )
 
+GATE = {
+    name: value
+    for key, rate in (("gate_false_accept", 0.0), ("gate_false_reject", 0.1))
+    for name, value in ((key, rate), (f"{key}_of", 10), (f"{key}_interval", [0.0, 0.3]))
+}
+
 
 @pytest.fixture
 def opened(
@@ -62,7 +68,7 @@ def test_all_parts(opened: Callable[[], list[Workshop]], monkeypatch: pytest.Mon
     assert alone["update_cost_share"] is None
     assert len(alone["acc_final"]["seeds"]) == 2
     update.run(update.steps_of(shops, list(update.PARTS)), said.append)
-    figures = summarise(shops, {"gate_false_accept": 0.0, "gate_false_reject": 0.0})
+    figures = summarise(shops, GATE)
     assert all(figures[key] is not None for key in (*figures, "acc_final_minus_joint", "svamp"))
     assert [each["stage"] for each in figures["update_cost_share"]["updates"][:2]] == ["tools.2", "classification.2"]
     assert [len(matrix["stacks"]) for matrix in figures["matrices"]["sequential"]] == [8, 8]
@@ -85,7 +91,7 @@ def test_all_parts(opened: Callable[[], list[Workshop]], monkeypatch: pytest.Mon
     monkeypatch.setattr("lamina.ops.evaluate.run_suite", refuse)
     again = opened()
     update.run(update.steps_of(again, list(update.PARTS)), said.append)
-    assert summarise(again, {"gate_false_accept": 0.0, "gate_false_reject": 0.0}) == figures
+    assert summarise(again, GATE) == figures
 
 
 def _score(suite: str, values: list[float]) -> Score:
