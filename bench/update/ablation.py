@@ -1,10 +1,11 @@
 """What each part of training on top is worth: a skill on top of another, one part changed at a time, on dev rows only.
 
-    python bench/update/ablation.py [--data ../shared/data] [--work build/ablation] [--seconds 840]
+    python bench/update/ablation.py [--rows 60] [--data ../shared/data] [--work build/ablation] [--seconds 840]
 
 Word problems (mawps and ASDiv-A, one operation each), then bank customers' questions with twenty labels. Sixty rows
-each; all rows come from training files, dev rows included, and no test row is touched. Losses tell smaller differences
-from few rows than scores do, so it is by the dev rows' loss that variants are compared.
+each, or 240, where only what is mixed in is varied; all rows come from training files, dev rows included, and no test
+row is touched. Losses tell smaller differences from few rows than scores do, so it is by the dev rows' loss that
+variants are compared.
 
 old, new, guard  mean loss in nats per token on 64 dev rows of each skill, and on the right answers of 64 arc_easy items
 ..._vs_default   that loss relative to the default's, mean over seeds, and its standard error: of the mean over seeds
@@ -48,7 +49,7 @@ from lamina.stack.manifest import StackConfig
 from lamina.stack.order import add_layer
 from lamina.train.passes import row_losses
 
-ROWS, DEV_ROWS, LABELS = 60, 64, 20
+DEV_ROWS, LABELS = 64, 20
 SETS = {"old": "problems", "new": "intents", "guard": "arc"}
 SHARED = {"epochs": 2.0, "batch_rows": 8, "rank": 16, "heldout": 0.15, "learning_rate": 7.5e-4, "scale": "one"}
 FIRST = {"replay": 0.0, "anchors": 0.0, "kl": 0.0}
@@ -71,7 +72,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rate x 2": {"learning_rate": 1.5e-3},
     "decay 0.1": {"weight_decay": 0.1},
 }
-SEEDS = (0, 1, 2)
+MIXED = {
+    "default": {},
+    "replay 0": {"replay": 0.0},
+    "replay 0.2": {"replay": 0.2},
+    "replay 0.3": {"replay": 0.3},
+    "anchors 0.1": {"anchors": 0.1},
+    "anchors 0.2": {"anchors": 0.2},
+    "replay 0.2, anchors 0.1": {"replay": 0.2, "anchors": 0.1},
+}
+# Variants and seeds by rows of a skill.
+PLANS = {60: (VARIANTS, (0, 1, 2)), 240: (MIXED, (0, 1))}
 # A layer's scale at its first and at its last block, linear in between.
 SCALES = ((0.5, 0.5), (0.75, 0.75), (1.25, 1.25), (0.5, 1.0), (0.75, 1.25), (1.0, 0.5), (1.25, 0.75))
 Losses = dict[str, tuple[list[float], list[int]]]
@@ -102,27 +113,31 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, choices=PLANS, default=60, help="rows of each skill")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--work", type=Path, default=Path("build/ablation"))
     parser.add_argument("--seconds", type=float, default=math.inf, help="start no further variant after so long")
     options = parser.parse_args()
     over = time.monotonic() + options.seconds
-    bench = open_bench(options.work, options.data)
-    path = options.work / "losses.jsonl"
+    variants, seeds = PLANS[options.rows]
+    work = options.work / str(options.rows)
+    bench = open_bench(work, options.data, options.rows)
+    path = work / "losses.jsonl"
     done = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-    for seed in SEEDS:
-        for name in VARIANTS:
+    for seed in seeds:
+        for name, changed in variants.items():
             if not any((line["variant"], line["seed"]) == (name, seed) for line in done) and time.monotonic() < over:
-                done += [line | {"seed": seed} for line in measure(bench, name, seed)]
+                done += [line | {"seed": seed} for line in measure(bench, name, changed, seed)]
                 path.write_text("".join(json.dumps(line) + "\n" for line in done), "utf-8")
-    publish("update-ablation", {"rows": ROWS, "dev_rows": DEV_ROWS, "variants": compare(done)})
+    suffix = "" if variants is VARIANTS else f"-{options.rows}"
+    publish(f"update-ablation{suffix}", {"rows": options.rows, "dev_rows": DEV_ROWS, "variants": compare(done)})
 
 
-def measure(bench: Bench, name: str, seed: int) -> list[dict[str, Any]]:
+def measure(bench: Bench, name: str, changed: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     """Return the dev losses that a variant's second layer gives, for the default also at other scales."""
     bench.project.progress.note(f"== {name}, seed {seed}")
     one, _ = bench.make(bench.project.stack(), SETS["old"], FIRST | {"seed": seed})
-    two, heldout = bench.make(one, SETS["new"], DEFAULT | VARIANTS[name] | {"seed": seed})
+    two, heldout = bench.make(one, SETS["new"], DEFAULT | changed | {"seed": seed})
     top = read_layer(bench.project.store, two.layers[-1].layer)
     bench.project.activate(two)
     found = [{"variant": name, **bench.losses(), "tokens": top.cost.tokens, "seconds": top.cost.seconds}]
@@ -173,7 +188,7 @@ def by_depth(adapter: dict[str, Factors], first: float, last: float) -> dict[str
     }
 
 
-def open_bench(work: Path, data: Path) -> Bench:
+def open_bench(work: Path, data: Path, count: int) -> Bench:
     """Return the project with its dev rows; its files are written on the first call."""
     progress = TerminalProgress()
     if not (work / ".lamina").exists():
@@ -187,7 +202,7 @@ def open_bench(work: Path, data: Path) -> Bench:
         for skill, pairs in skills.items():
             rows = list(dict(pairs).items())
             random.Random(0).shuffle(rows)
-            for name, part in ((f"{skill}_dev", rows[:DEV_ROWS]), (skill, rows[DEV_ROWS : DEV_ROWS + ROWS])):
+            for name, part in ((f"{skill}_dev", rows[:DEV_ROWS]), (skill, rows[DEV_ROWS : DEV_ROWS + count])):
                 (work / f"{name}.jsonl").write_text("".join(as_line(skill, *pair) for pair in part), "utf-8")
     project = open_project(work, progress)
     dev = [read_files(project, [work / f"{SETS[role]}_dev.jsonl"])[1] for role in ("old", "new")]

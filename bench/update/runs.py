@@ -256,7 +256,6 @@ def _score_sequential(shop: Workshop) -> None:
     assert stacks is not None
     shop.score(stacks, SKILLS)
     shop.score([stacks[0], stacks[-1]], GUARDS)
-    _score_svamp(shop, [stacks[-1]])
 
 
 def _dev_step(shop: Workshop, kind: str, branches: Sequence[str]) -> Step:

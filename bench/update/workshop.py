@@ -135,7 +135,7 @@ QUICK = Plan(
 FULL = Plan(
     name="full",
     # So many that every update trains one pass, as the defaults have it from about 400 rows on.
-    cut=Cut(rows=1020, dev=60, test=150, labels=40),
+    cut=Cut(rows=850, dev=60, test=150, labels=40),
     guards=500,
     svamp=1000,
     seeds=(0, 1),

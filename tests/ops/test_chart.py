@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lamina.ops.costs import count_parameters, point_of
+from lamina.ops.costs import count_parameters, point_of, thin_part
 from lamina.ops.project import open_project
 from lamina.records import Quiet, Score
 from lamina.stack.layers import stack_digest
@@ -33,6 +33,12 @@ def test_costs_by_hand(project: Path, grow: Callable[..., StackConfig]) -> None:
     bare = point_of(opened, "base", stack.model_copy(update={"layers": ()}), [SCORE])
     assert bare is not None
     assert (bare.tokens, bare.flops, bare.money, bare.parameters) == (0, 0.0, 0.0, 0)
+
+
+def test_frozen_layers_cost_only_while_they_are_thin(project: Path) -> None:
+    pin = open_project(project, Quiet()).base.pin
+    assert [thin_part(pin, 1000, below) for below in (0, 100, 101, 5000)] == [0, 100, 0, 0]
+    assert thin_part(pin.model_copy(update={"quantise": "int8"}), 1000, 5000) == 5000
 
 
 def test_parameters_of_the_base(project: Path) -> None:

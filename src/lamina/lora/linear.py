@@ -18,12 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lamina.lora import WORTH_FOLDING
 from lamina.lora.adapter import Factors
 from lamina.lora.quantised import QuantisedLinear
 
 __all__ = ["LoRALinear", "Product", "product_of", "trained_parameters"]
-
-_WORTH_FOLDING = 0.1
 
 
 class LoRALinear(nn.Module):
@@ -82,7 +81,7 @@ class LoRALinear(nn.Module):
         a sum: there they stay factors, however many (law 9).
         """
         d_out, d_in = self.out_features, self.in_features
-        if self.is_quantised or factors.rank * (d_out + d_in) <= _WORTH_FOLDING * d_out * d_in:
+        if self.is_quantised or factors.rank * (d_out + d_in) <= WORTH_FOLDING * d_out * d_in:
             (held,) = self._weight
             self.frozen = Factors(*(factor.to(held.device, held.dtype) for factor in (factors.A, factors.B)))
             return

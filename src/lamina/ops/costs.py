@@ -9,16 +9,17 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from lamina.errors import StackError
+from lamina.lora import WORTH_FOLDING
 from lamina.model.folder import stored_tensors
 from lamina.ops.lineage import spent_on
 from lamina.ops.project import Project
 from lamina.ops.unite import JOINED
 from lamina.records import CostPoint, Score
 from lamina.stack.layers import read_layer
-from lamina.stack.manifest import LayerConfig, StackConfig
+from lamina.stack.manifest import BasePin, LayerConfig, StackConfig
 from lamina.stack.store import Store
 
-__all__ = ["count_parameters", "layer_size", "mean_score", "pass_flops", "point_of"]
+__all__ = ["count_parameters", "layer_size", "mean_score", "pass_flops", "point_of", "thin_part"]
 
 
 def point_of(project: Project, name: str, stack: StackConfig, scores: Sequence[Score]) -> CostPoint | None:
@@ -37,7 +38,7 @@ def point_of(project: Project, name: str, stack: StackConfig, scores: Sequence[S
         pass_flops(
             trained=layer.cost.tokens,
             base=base,
-            below=below.get(digest, 0),
+            below=thin_part(project.base.pin, base, below.get(digest, 0)),
             own=count_parameters(project.store.blob_path(layer.weights)),
         )
         for digest, layer in trained.items()
@@ -63,6 +64,15 @@ def pass_flops(*, base: int, below: int = 0, own: int = 0, scored: int = 0, trai
     ``2 N + 2 L + 2 P``.
     """
     return float(trained * (4 * base + 4 * below + 6 * own) + scored * 2 * (base + below + own))
+
+
+def thin_part(pin: BasePin, base: int, below: int) -> int:
+    """Return how many numbers of frozen layers a token passes beside the base of ``base`` numbers.
+
+    Few are multiplied as they are. Many have been added to the weights, where they cost nothing more, unless those are
+    quantised. Which is decided map by map; here, by the layers as a whole.
+    """
+    return below if pin.quantise != "none" or below <= WORTH_FOLDING * base else 0
 
 
 def count_parameters(path: Path) -> int:

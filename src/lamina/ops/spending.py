@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from lamina.ops.costs import count_parameters, layer_size, pass_flops
+from lamina.ops.costs import count_parameters, layer_size, pass_flops, thin_part
 from lamina.ops.ledger import Entry, append
 from lamina.ops.project import Project
 from lamina.stack.manifest import StackConfig
@@ -45,6 +45,7 @@ def spending(project: Project, step: str, layer: str, stack: StackConfig) -> Ite
         if scored or trained:
             base = count_parameters(project.base.folder)
             below = sum(layer_size(project.store, entry.layer) for entry in stack.layers)
+            below = thin_part(project.base.pin, base, below)
             flops = pass_flops(scored=scored, trained=trained, base=base, below=below, own=here.own)
             append(project.store, _entry(project, step, layer, (scored, trained), flops, seconds))
 
