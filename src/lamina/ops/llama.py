@@ -47,8 +47,8 @@ def make_llama_engine(
 
     def write(layers: Layers, path: Path) -> None:
         whole = combine([adapter(digest) for digest, _ in layers], [scale for _, scale in layers])
-        # Sums are for speed, which is a matter of how much is read per token: 16 bits, as the base has.
-        write_adapter_gguf(whole, base, path, half=len(layers) > 1)
+        # 16 bits, as the base has: speed is a matter of how much is read per token.
+        write_adapter_gguf(whole, base, path, half=True)
 
     return LlamaEngine(
         base=lambda: base_gguf(base, progress, weights=weights),
