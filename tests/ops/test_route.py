@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from lamina.ops.chat import Chat
 from lamina.ops.evaluate import find_suites, score_stack
 from lamina.ops.project import Project, open_project
 from lamina.ops.route import select
@@ -138,6 +139,21 @@ def test_served_requests_get_the_same_layers(skills: Path, cli: Callable[..., An
         return found
 
     assert asyncio.run(serve()) == wanted
+
+
+def test_a_chat_with_the_branch_gets_them_and_one_with_a_named_stack_does_not(
+    skills: Path, cli: Callable[..., Any]
+) -> None:
+    assert cli("route").code == 0
+    project = open_project(skills, Quiet())
+    set_choice("dog", ["dog"], project)
+    for stack, wanted in ((None, ["dog"]), ("main", None), ("base+fox+dog", None)):
+        chat = Chat(project, stack, max_tokens=2)
+        list(chat.ask("LAZY? LAZY? 5"))
+        assert (chat.picked and [entry.name for entry in chat.picked.layers]) == wanted
+    said = cli("chat", "LAZY? LAZY? 5", "--max-tokens", "2")
+    assert "layers: dog" in said.err
+    assert "read prompts" not in said.err
 
 
 def test_a_changed_stack_makes_the_router_stale(skills: Path, cli: Callable[..., Any]) -> None:
