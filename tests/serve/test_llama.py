@@ -15,6 +15,7 @@ from laws import draw_layers
 from transformers import AutoModelForCausalLM
 
 from lamina.config import BaseSettings
+from lamina.infer.embed import embed_prompts
 from lamina.infer.generate import stream_tokens
 from lamina.lora.adapter import Adapter
 from lamina.lora.surgery import attach
@@ -241,6 +242,23 @@ def test_embeddings_are_torchs_with_any_layers_whatever_was_embedded_before(play
         assert float(await embed(rig, (("c", 1.0),)) @ rig.point((("c", 1.0),))) > 0.9999
 
     play(scene)
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+def test_embeddings_of_other_families_are_torchs(family: str, base_folders: dict[str, Path]) -> None:
+    base = resolve_base(BaseSettings(model=str(base_folders[family])), Quiet())
+    loaded = load_base(base, dtype=torch.float32)
+    (wanted,) = embed_prompts(loaded, [PROMPT])
+
+    async def served() -> torch.Tensor:
+        engine = make_llama_engine(base, Quiet(), adapter={}.__getitem__, known=lambda: (), threads=1)
+        await engine.start()
+        try:
+            return torch.tensor(await engine.embed(tuple(PROMPT), ()), dtype=torch.float64)
+        finally:
+            await engine.stop()
+
+    assert float(asyncio.run(served()) @ torch.from_numpy(wanted)) > 0.9999
 
 
 def test_embeddings_end_where_they_must_and_come_back(play: Play) -> None:
