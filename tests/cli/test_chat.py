@@ -15,7 +15,10 @@ from typing import Any
 
 import pytest
 
-from lamina.ops import chat
+from lamina.ops import chat, route
+from lamina.ops.project import Project
+from lamina.stack.layers import stack_digest
+from lamina.stack.store import Store
 
 Talk = Callable[..., Any]
 
@@ -69,6 +72,51 @@ def test_save_corrects_and_goes_on_from_there(talk: Talk) -> None:
 def test_the_system_message_goes_with_it(talk: Talk) -> None:
     talk("who?", "/save an owl", flags=("--json", "--system", "be brief"))
     assert [turn["role"] for turn in records("corrections.jsonl")[0]["messages"]] == ["system", "user", "assistant"]
+
+
+def test_a_routed_branch_says_which_layers_answered(
+    talk: Talk, grow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow("fox")
+    whole = grow("dog")
+    seen: list[str] = []
+    active: list[int] = []
+
+    def pick(project: Any, stack: Any, messages: Any) -> Any:
+        assert stack == whole
+        seen.append(messages[-1].content)
+        return stack if "both" in seen[-1] else route.select(project.store, stack, stack.layers[1:])
+
+    def activate(project: Any, stack: Any, **how: Any) -> None:
+        active.append(len(stack.layers))
+
+    monkeypatch.setattr(chat, "choose_layers", pick)
+    monkeypatch.setattr(Project, "activate", activate)
+    told = lines_of(talk("who?", "both?", "/stack main", "who?", "/stack base", "who?", "/stack", "who?"))
+    assert [line.get("layers") for line in told] == [["dog"], ["fox", "dog"], None, None, ["dog"]]
+    assert [line["stack"] for line in told] == ["main", "main", "main", "base", "main"]
+    assert seen == ["who?", "both?", "who?"]
+    assert active == [2, 1, 2, 2, 2, 0, 0, 2, 1]  # at the start and after each /stack, and for each answer
+    said = talk("who?", "both?", "/stack main", "who?", flags=())
+    assert said.err.count("layers: dog") == said.err.count("layers: fox + dog") == 1
+    assert lines_of(talk("who?", flags=("--json", "--stack", "main"))) == [{"stack": "main", "answer": "an answer"}]
+
+
+def test_what_is_saved_names_the_stack_that_answered(
+    talk: Talk, grow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow("fox")
+    whole = grow("dog")
+
+    def pick(project: Any, stack: Any, messages: Any) -> Any:
+        return route.select(project.store, stack, stack.layers[1:])
+
+    monkeypatch.setattr(chat, "choose_layers", pick)
+    alone = stack_digest(route.select(Store.find(Path()), whole, whole.layers[1:]))
+    talk("who?", "/compare main", "1", "/save an owl")
+    (vote,), (correction,) = records("votes.jsonl"), records("corrections.jsonl")
+    assert (vote["stack_a"], vote["stack_b"]) == (stack_digest(whole), alone)
+    assert (correction["model"], correction["stack"]) == ("main", alone)
 
 
 def test_several_lines_are_one_entry(talk: Talk) -> None:

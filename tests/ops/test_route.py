@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -10,13 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from lamina.ops.chat import Chat
 from lamina.ops.evaluate import find_suites, score_stack
 from lamina.ops.project import Project, open_project
+from lamina.ops.route import select
 from lamina.ops.routed import RoutedSuite, _conclude, judge_routing
-from lamina.ops.router import SUM, _candidates, choose_layers, select
+from lamina.ops.router import SUM, _candidates, choose_layers
+from lamina.ops.serve import EngineName, make_engine, make_gateway
 from lamina.records import Message, Quiet
+from lamina.serve.app import make_app
+from lamina.serve.guard import Access
+from lamina.serve.limits import Limits
 from lamina.stack.manifest import StackConfig
 
 TRAIN = ("--rank", "8", "--learning-rate", "0.01", "--epochs", "8")
@@ -44,7 +52,8 @@ def skills(project: Path, cli: Callable[..., Any]) -> Path:
 
 
 def ask(project: Project, text: str) -> list[str]:
-    return [entry.name for entry in choose_layers(project, project.stack(), [Message("user", text)])]
+    stack = choose_layers(project, project.stack(), [Message("user", text)])
+    return [entry.name for entry in (stack or project.stack()).layers]
 
 
 def set_choice(skill: str, names: list[str], project: Project) -> None:
@@ -105,6 +114,48 @@ def test_requests_get_the_layers_that_were_decided(skills: Path, cli: Callable[.
     assert ask(project, "LAZY? LAZY? 5") == ["dog"]
 
 
+@pytest.mark.parametrize("engine", ["torch", "llama"])
+def test_served_requests_get_the_same_layers(skills: Path, cli: Callable[..., Any], engine: EngineName) -> None:
+    assert cli("route").code == 0
+    project = open_project(skills, Quiet())
+    for skill in SAID:
+        set_choice(skill, [skill], project)
+    texts = ["LAZY? LAZY? 5", "who jumps over 3", "once upon a time there was a very long story " * 2]
+    wanted = ["+".join(["base", *ask(project, text)]) for text in texts]
+    assert wanted == ["base+dog", "base+fox", "base+fox+dog"]
+
+    async def serve() -> list[str]:
+        gateway = make_gateway(project, make_engine(project, engine), Limits())
+        await gateway.start()
+        transport = httpx.ASGITransport(make_app(gateway, Access()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            found = []
+            for text in texts:
+                body = {"model": "main", "max_tokens": 2, "messages": [{"role": "user", "content": text}]}
+                said = await client.post("/v1/chat/completions", json=body)
+                assert said.status_code == 200, said.text
+                found.append(said.headers["x-lamina-stack"])
+        await gateway.stop()
+        return found
+
+    assert asyncio.run(serve()) == wanted
+
+
+def test_a_chat_with_the_branch_gets_them_and_one_with_a_named_stack_does_not(
+    skills: Path, cli: Callable[..., Any]
+) -> None:
+    assert cli("route").code == 0
+    project = open_project(skills, Quiet())
+    set_choice("dog", ["dog"], project)
+    for stack, wanted in ((None, ["dog"]), ("main", None), ("base+fox+dog", None)):
+        chat = Chat(project, stack, max_tokens=2)
+        list(chat.ask("LAZY? LAZY? 5"))
+        assert (chat.picked and [entry.name for entry in chat.picked.layers]) == wanted
+    said = cli("chat", "LAZY? LAZY? 5", "--max-tokens", "2")
+    assert "layers: dog" in said.err
+    assert "read prompts" not in said.err
+
+
 def test_a_changed_stack_makes_the_router_stale(skills: Path, cli: Callable[..., Any]) -> None:
     assert cli("route").code == 0
     assert cli("route", "--enable").code == 0
@@ -135,7 +186,7 @@ def test_routed_scores_are_those_of_the_chosen_stacks(skills: Path, cli: Callabl
     assert decision is not None
     router, stack = read_router(project.store, decision.router), project.stack()
     suite = find_suites(project)["dog"]
-    alone = select(project, stack, [entry for entry in stack.layers if entry.name == "dog"])
+    alone = select(project.store, stack, [entry for entry in stack.layers if entry.name == "dog"])
     assert alone.layers[0].moved
     whole, own = score_stack(project, stack, suite), score_stack(project, alone, suite)
     routes = router.routes(points_of(project, [item.prompt for item in suite.items]))

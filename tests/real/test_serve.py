@@ -181,10 +181,25 @@ def test_openai_python_errors(server: Server) -> None:
         server.openai.chat.completions.create(model="nix", messages=ASKED)
     with pytest.raises(openai.BadRequestError, match="context is"):
         server.openai.chat.completions.create(model="base", messages=[{"role": "user", "content": "word " * 9000}])
-    with pytest.raises(openai.InternalServerError, match="gives no embeddings"):
-        server.openai.embeddings.create(model="base", input="a cat")
+    with pytest.raises(openai.BadRequestError, match="embeds texts of up to 2048 tokens"):
+        server.openai.embeddings.create(model="base", input="word " * 3000)
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=server.url, api_key="wrong").models.list()
+
+
+def test_openai_python_embeddings(server: Server) -> None:
+    def embed(model: str) -> list[list[float]]:
+        found = server.openai.embeddings.create(model=model, input=["a cat", "a kitten", "the tax on imported steel"])
+        return [item.embedding for item in found.data]
+
+    def cosine(one: list[float], other: list[float]) -> float:
+        return sum(a * b for a, b in zip(one, other, strict=True))
+
+    base, layered = embed("base"), embed("base+copper")
+    assert cosine(base[0], base[1]) > cosine(base[0], base[2])
+    assert cosine(base[0], layered[0]) < 0.999
+    assert embed("base") == base
+    assert embed("base+copper:0") == base
 
 
 def test_litellm(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,8 +271,9 @@ def test_a_new_layer_appears_without_a_restart(
 
 
 def test_an_engine_that_is_killed_is_started_again(server: Server) -> None:
-    (child,) = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    os.kill(int(child), signal.SIGKILL)
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    for child in children:  # the one that writes, and the one that embeds where something was embedded
+        os.kill(int(child), signal.SIGKILL)
     headers, body = {"Authorization": f"Bearer {KEY}"}, {"model": "main", "messages": ASKED, "max_tokens": 12}
     with httpx.Client(base_url=server.url, headers=headers, timeout=60) as client:
         codes = [client.post("/chat/completions", json=body).status_code]

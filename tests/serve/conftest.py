@@ -15,6 +15,7 @@ import pytest
 from lamina.data.render import Renderer
 from lamina.model.base import load_tokenizer
 from lamina.ops.project import open_project
+from lamina.ops.route import make_routing
 from lamina.records import Quiet
 from lamina.serve.app import make_app
 from lamina.serve.engine import EngineError, Generation, Layers, Token
@@ -34,10 +35,11 @@ class FakeEngine:
     script: Callable[[Generation], Sequence[Any]] = lambda request: ()
     name: str = "fake"
     context: int = 200
-    vector: list[float] | None = None
+    vector: list[float] | Exception | None = None
     starts: int = 0
     failing_starts: int = 0
     seen: list[Generation] = field(default_factory=list)
+    embedded: list[tuple[tuple[int, ...], Layers]] = field(default_factory=list)
     closed: int = 0
 
     async def start(self) -> None:
@@ -71,6 +73,9 @@ class FakeEngine:
             self.closed += 1
 
     async def embed(self, prompt: tuple[int, ...], layers: Layers) -> list[float] | None:
+        self.embedded.append((prompt, layers))
+        if isinstance(self.vector, Exception):
+            raise self.vector
         return self.vector
 
 
@@ -120,7 +125,8 @@ def make_site(project: Path) -> Iterator[Callable[..., Site]]:
         engine = FakeEngine()
         renderer = Renderer(load_tokenizer(opened.base), opened.base.template)
         stacks = Stacks(opened.store, opened.base.pin)
-        return Site(Gateway(engine, stacks, renderer, Limits(**limits)), engine, project)
+        routing = make_routing(opened.store)
+        return Site(Gateway(engine, stacks, renderer, Limits(**limits), routing=routing), engine, project)
 
     return make
 

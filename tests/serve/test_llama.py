@@ -15,6 +15,7 @@ from laws import draw_layers
 from transformers import AutoModelForCausalLM
 
 from lamina.config import BaseSettings
+from lamina.infer.embed import embed_prompts
 from lamina.infer.generate import stream_tokens
 from lamina.lora.adapter import Adapter
 from lamina.lora.surgery import attach
@@ -46,6 +47,12 @@ class Rig:
     def torch(self, layers: Layers, prompt: list[int] = PROMPT, tokens: int = 40) -> list[int]:
         attach(self.loaded.model, [self.adapters[name] for name, _ in layers], [scale for _, scale in layers])
         return list(stream_tokens(self.loaded, prompt, max_tokens=tokens))
+
+    def point(self, layers: Layers, prompt: list[int] = PROMPT) -> torch.Tensor:
+        attach(self.loaded.model, [self.adapters[name] for name, _ in layers], [scale for _, scale in layers])
+        with torch.no_grad():
+            states = self.loaded.model.base_model(input_ids=torch.tensor([prompt])).last_hidden_state
+        return torch.nn.functional.normalize(states[0].mean(0), dim=0)
 
 
 Play = Callable[[Callable[[Rig], Awaitable[None]]], None]
@@ -219,10 +226,70 @@ def test_a_crash_ends_the_answer_and_the_next_one_works(play: Play) -> None:
     play(scene)
 
 
+def test_embeddings_are_torchs_with_any_layers_whatever_was_embedded_before(play: Play) -> None:
+    async def scene(rig: Rig) -> None:
+        assert rig.engine._embedder is not None
+        await rig.answer(A)
+        assert rig.engine._embedder._worker is None  # who embeds nothing pays nothing
+        wanted = [rig.point(layers) for layers in STACKS]
+        far = [float(one @ other) for place, one in enumerate(wanted) for other in wanted[:place]]
+        assert max(far) < 0.99
+        for place in (0, 1, 2, 3, 4, 1, 0, 2, 4, 1):  # one prompt, so that a shared cache would be found
+            assert float(await embed(rig, STACKS[place]) @ wanted[place]) > 0.9999
+        together = await asyncio.gather(*(embed(rig, layers) for layers in STACKS), rig.answer(B))
+        assert all(float(one @ other) > 0.9999 for one, other in zip(together, wanted, strict=False))
+        assert ids(together[-1]) == rig.torch(B)
+        assert float(await embed(rig, (("c", 1.0),)) @ rig.point((("c", 1.0),))) > 0.9999
+
+    play(scene)
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+def test_embeddings_of_other_families_are_torchs(family: str, base_folders: dict[str, Path]) -> None:
+    base = resolve_base(BaseSettings(model=str(base_folders[family])), Quiet())
+    loaded = load_base(base, dtype=torch.float32)
+    (wanted,) = embed_prompts(loaded, [PROMPT])
+
+    async def served() -> torch.Tensor:
+        engine = make_llama_engine(base, Quiet(), adapter={}.__getitem__, known=lambda: (), threads=1)
+        await engine.start()
+        try:
+            return torch.tensor(await engine.embed(tuple(PROMPT), ()), dtype=torch.float64)
+        finally:
+            await engine.stop()
+
+    assert float(asyncio.run(served()) @ torch.from_numpy(wanted)) > 0.9999
+
+
+def test_embeddings_end_where_they_must_and_come_back(play: Play) -> None:
+    async def scene(rig: Rig) -> None:
+        assert rig.engine._embedder is not None
+        assert float((await embed(rig, (), PROMPT * 32)).norm()) == pytest.approx(1)
+        with pytest.raises(RefusedError, match="up to 256 tokens; this one has 264"):
+            await rig.engine.embed(tuple(PROMPT * 33), ())
+        with pytest.raises(KeyError):
+            await rig.engine.embed(tuple(PROMPT), (("unknown", 1.0),))
+        worker = rig.engine._embedder._worker
+        assert worker is not None
+        assert worker._process is not None
+        worker._process.kill()
+        await worker._process.wait()
+        assert float(await embed(rig, A) @ rig.point(A)) > 0.9999
+        assert ids(await rig.answer(B)) == rig.torch(B)
+
+    play(scene)
+
+
 def test_what_stops_and_what_never_started(play: Play) -> None:
     async def scene(rig: Rig) -> None:
-        assert await rig.engine.embed(tuple(PROMPT), ()) is None
+        embedder = rig.engine._embedder
+        assert embedder is not None
+        await embed(rig, ())
         await rig.engine.stop()
+        assert embedder._worker is None
+        for late in (rig.engine, embedder):
+            with pytest.raises(EngineError, match="not running"):
+                await late.embed(tuple(PROMPT), ())
         with pytest.raises(EngineError, match="not running"):
             await rig.answer()
         await rig.engine.start()
@@ -232,6 +299,10 @@ def test_what_stops_and_what_never_started(play: Play) -> None:
         assert ids(await rig.answer(A)) == rig.torch(A)
 
     play(scene)
+
+
+async def embed(rig: Rig, layers: Layers, prompt: list[int] = PROMPT) -> torch.Tensor:
+    return torch.tensor(await rig.engine.embed(tuple(prompt), layers))
 
 
 def ids(answer: list[Token]) -> list[int]:

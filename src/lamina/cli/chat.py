@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lamina.cli.output import emit_json, print_line, say
+from lamina.cli.output import emit_json, print_line, say, whisper
 from lamina.cli.progress import TerminalProgress
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from lamina.ops.feedback import Winner
 
 _COMMANDS = (
-    ("/stack NAME", "another stack answers, in a new conversation"),
+    ("/stack [NAME]", "that stack answers as it is, in a new conversation;"),
+    ("", "without NAME the branch, through its router"),
     ("/compare A [B]", "A's answer to the last question beside B's, else this stack's"),
     ("1, 2 or t", "after /compare: which was better, or a tie; into votes.jsonl"),
     ("/save [TEXT]", "what the last answer should have been; without TEXT"),
@@ -52,7 +53,7 @@ def run(
     project = open_project(Path(), TerminalProgress())
     chat = Chat(
         project,
-        stack or project.branch,
+        stack,
         system=system,
         force=force,
         max_tokens=max_tokens,
@@ -74,7 +75,7 @@ class _Talk:
 
     def __init__(self, chat: Chat, *, as_json: bool) -> None:
         self._chat, self._as_json = chat, as_json
-        self._compared: tuple[tuple[str, str], tuple[str, str]] | None = None
+        self._compared: tuple[tuple[str | None, str], tuple[str | None, str]] | None = None
 
     def take(self, line: str) -> None:
         from lamina.errors import LaminaError
@@ -93,9 +94,16 @@ class _Talk:
                 say(f"hint: {error.hint}")
 
     def ask(self, question: str) -> None:
+        from lamina.stack.layers import term_of
+
         text = self._show(self._chat.ask(question))
+        picked = self._chat.picked
+        names = None if picked is None else [term_of(entry.name, entry.scale) for entry in picked.layers]
         if self._as_json:
-            emit_json({"stack": self._chat.stack, "answer": text})
+            layers = {} if names is None else {"layers": names}
+            emit_json({"stack": self._chat.stack, "answer": text, **layers})
+        elif names is not None:
+            whisper(f"layers: {' + '.join(names)}")
 
     def _command(self, line: str) -> None:
         word, _, rest = line.partition(" ")
@@ -103,11 +111,11 @@ class _Talk:
         if word == "/new":
             self._chat.restart()
             say("new conversation")
-        elif word == "/stack" and rest:
-            self._chat.switch(rest)
-            say(f"now {rest}; new conversation")
+        elif word == "/stack":
+            self._chat.switch(rest or None)
+            say(f"now {self._chat.stack}; new conversation")
         elif word == "/compare" and 1 <= len(rest.split()) <= 2:
-            self._compare(*[*rest.split(), self._chat.stack][:2])
+            self._compare(*[*rest.split(), None][:2])
         elif word == "/save":
             self._save(rest or None)
         else:
@@ -115,24 +123,24 @@ class _Talk:
                 say(f"no command '{line}'")
             say("\n".join([*(f"{name:15} {what}" for name, what in _COMMANDS), _MULTILINE]))
 
-    def _compare(self, a: str, b: str) -> None:
+    def _compare(self, a: str | None, b: str | None) -> None:
         wide = shutil.get_terminal_size().columns >= _SIDE_BY_SIDE_FROM and sys.stdout.isatty()
-        texts = []
+        texts, names = [], [stack or self._chat.stack for stack in (a, b)]
         for number, stack in enumerate((a, b), 1):
             pieces = self._chat.answer_again(stack)
             if wide or self._as_json:
                 texts.append("".join(pieces))
             else:
-                print_line(f"-- {number}: {stack}")
+                print_line(f"-- {number}: {names[number - 1]}")
                 texts.append(self._show(pieces))
         if wide and not self._as_json:
-            print_line(_side_by_side([f"1: {a}", f"2: {b}"], texts))
+            print_line(_side_by_side([f"1: {names[0]}", f"2: {names[1]}"], texts))
         self._compared = (a, texts[0]), (b, texts[1])
         if self._as_json:
-            emit_json({"compared": [{"stack": a, "answer": texts[0]}, {"stack": b, "answer": texts[1]}]})
+            emit_json({"compared": [{"stack": names[0], "answer": texts[0]}, {"stack": names[1], "answer": texts[1]}]})
         say("better? 1, 2 or t for a tie; anything else goes on")
 
-    def _vote(self, a: tuple[str, str], b: tuple[str, str], winner: Winner) -> None:
+    def _vote(self, a: tuple[str | None, str], b: tuple[str | None, str], winner: Winner) -> None:
         new = self._chat.vote(a, b, winner)
         self._saved("votes.jsonl", new)
 

@@ -13,12 +13,17 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-__all__ = ["emit_json", "print_columns", "print_line", "say", "show"]
+__all__ = ["emit_json", "print_columns", "print_line", "say", "show", "whisper"]
 
 
 def say(text: str) -> None:
     """Say a line to people."""
     print(text, file=sys.stderr, flush=True)
+
+
+def whisper(text: str) -> None:
+    """Say a line that may be overlooked: dim on a terminal."""
+    say(f"\x1b[2m{text}\x1b[0m" if sys.stderr.isatty() else text)
 
 
 def print_line(text: str) -> None:

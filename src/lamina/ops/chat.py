@@ -9,6 +9,7 @@ from lamina.errors import DataError
 from lamina.infer.generate import greedy_answers, stream_tokens
 from lamina.ops.feedback import Answered, Winner, save_correction, save_vote
 from lamina.ops.project import Project
+from lamina.ops.router import choose_layers
 from lamina.records import Message
 from lamina.stack.layers import stack_digest
 from lamina.stack.manifest import StackConfig
@@ -58,14 +59,15 @@ class Chat:
     """A conversation with stacks of one project: what was said, and what people say about it.
 
     Attributes:
-        stack: the stack that answers, as it was typed.
+        stack: the stack that answers, as it was typed; the branch if none was.
         messages: the conversation so far.
+        picked: the stack that the branch's router picked for the last answer; None if no router was asked.
     """
 
     def __init__(
         self,
         project: Project,
-        stack: str,
+        stack: str | None = None,
         *,
         system: str | None = None,
         force: bool = False,
@@ -77,7 +79,7 @@ class Chat:
 
         Args:
             project: the open project.
-            stack: a stack expression.
+            stack: a stack expression, which answers as it is; None means the current branch, through its router.
             system: the system message, if there is one.
             force: load layers also on a parent that they were not trained on.
             max_tokens: longest answer.
@@ -91,29 +93,30 @@ class Chat:
         self._sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
         self._start = [Message("system", system)] if system else []
         self.messages = list(self._start)
-        self.stack = stack
         self.switch(stack)
 
-    def switch(self, stack: str) -> None:
-        """Let ``stack`` answer from now on, in a new conversation.
+    def switch(self, stack: str | None = None) -> None:
+        """Let ``stack`` answer from now on, in a new conversation: as it is, or None the branch, through its router.
 
         Raises:
             StackError: if there is no such stack, or its layers do not fit; then everything stays as it was.
         """
-        self._activate(stack)
-        self.stack = stack
+        name = stack or self._project.branch
+        self._answering = self._activate(self._project.stack(name))
+        self.stack, self._is_routed = name, stack is None
         self.restart()
 
     def restart(self) -> None:
         """Forget what was said."""
         self.messages = list(self._start)
+        self.picked: StackConfig | None = None
 
     def ask(self, question: str) -> Iterator[str]:
         """Yield the answer in pieces. What was said until the iterator is closed stays in the conversation."""
         self.messages.append(Message("user", question))
         said: list[str] = []
-        self._activate(self.stack)
         try:
+            self._answer_here()
             for piece in stream_answer(self._project, self.messages, **self._sampling):  # type: ignore[arg-type]
                 said.append(piece)
                 yield piece
@@ -123,14 +126,17 @@ class Chat:
             else:
                 self.messages.pop()
 
-    def answer_again(self, stack: str) -> Iterator[str]:
-        """Yield what ``stack`` answers to the last question; the conversation stays as it is.
+    def answer_again(self, stack: str | None = None) -> Iterator[str]:
+        """Yield what ``stack`` answers to the last question, None what answers here; the conversation stays as it is.
 
         Raises:
             DataError: if nothing has been asked yet.
             StackError: if there is no such stack, or its layers do not fit.
         """
-        self._activate(stack)
+        if stack is None:
+            self._answer_here()
+        else:
+            self._activate(self._project.stack(stack))
         yield from stream_answer(self._project, self.prompt(), **self._sampling)  # type: ignore[arg-type]
 
     def prompt(self) -> list[Message]:
@@ -143,8 +149,10 @@ class Chat:
             raise DataError("conversation", "nothing has been asked yet", hint="ask something first")
         return self.messages[:-1] if self.messages[-1].role == "assistant" else list(self.messages)
 
-    def vote(self, a: tuple[str, str], b: tuple[str, str], winner: Winner) -> bool:
-        """Save which of two answers to the last question is better; each is a stack and its text. True if it was new.
+    def vote(self, a: tuple[str | None, str], b: tuple[str | None, str], winner: Winner) -> bool:
+        """Save which of two answers to the last question is better and return whether that was new.
+
+        Each is a stack, None for what answers here, and its text.
 
         Raises:
             DataError: if an answer is empty.
@@ -161,12 +169,20 @@ class Chat:
             raise DataError("conversation", "there is no answer yet", hint="ask something first")
         said = self.messages[-1].content
         wanted = said if wanted is None else wanted
-        new = save_correction(self._project.store, self.prompt(), wanted, self._answered(self.stack, said))
+        new = save_correction(self._project.store, self.prompt(), wanted, self._answered(None, said))
         self.messages[-1] = Message("assistant", wanted.strip())
         return new
 
-    def _answered(self, stack: str, text: str) -> Answered:
-        return Answered(model=stack, digest=stack_digest(self._project.stack(stack)), text=text)
+    def _answered(self, stack: str | None, text: str) -> Answered:
+        meant = self._answering if stack is None else self._project.stack(stack)
+        return Answered(model=stack or self.stack, digest=stack_digest(meant), text=text)
 
-    def _activate(self, stack: str) -> None:
-        self._project.activate(self._project.stack(stack), force=self._force)
+    def _answer_here(self) -> None:
+        """Activate what answers the last question in this conversation."""
+        stack = self._project.stack(self.stack)
+        self.picked = choose_layers(self._project, stack, self.prompt()) if self._is_routed else None
+        self._answering = self._activate(self.picked or stack)
+
+    def _activate(self, stack: StackConfig) -> StackConfig:
+        self._project.activate(stack, force=self._force)
+        return stack

@@ -1,18 +1,25 @@
-"""``lamina route --enable`` and ``--disable``: whether requests go through a branch's router. No model is needed."""
+"""Whether requests go through a branch's router, and which layers it gives them. No model is needed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from lamina.errors import StackError
 from lamina.route.keep import Decision, read_decision, read_router, write_decision
-from lamina.route.router import Router
+from lamina.route.router import READ_TOKENS, Route, Router
+from lamina.serve.routing import PromptRouter, Routing
+from lamina.serve.stacks import ServedStack
 from lamina.stack.layers import read_stack, stack_digest
 from lamina.stack.lineage import get_current
-from lamina.stack.manifest import StackConfig
+from lamina.stack.manifest import StackConfig, StackEntry
+from lamina.stack.order import mark_moved
 from lamina.stack.store import Store
 
-__all__ = ["decide_routing", "enabled_router", "is_stale"]
+__all__ = ["decide_routing", "enabled_router", "is_stale", "make_routing", "routed_stack", "select"]
 
 _TRAIN = "train it again: `lamina route`"
 
@@ -54,3 +61,47 @@ def enabled_router(store: Store, branch: str, stack: StackConfig) -> Router | No
 def is_stale(router: Router, stack: StackConfig) -> bool:
     """Return whether ``router`` was trained for another base or stack than this one."""
     return (router.record.base, router.record.stack) != (stack.base.digest, stack_digest(stack))
+
+
+def select(store: Store, stack: StackConfig, entries: Sequence[StackEntry]) -> StackConfig:
+    """Return the stack of some of the entries of ``stack``; what does not lie on its parent any more says so."""
+    if tuple(entries) == stack.layers:
+        return stack
+    return mark_moved(store, stack.model_copy(update={"layers": tuple(entries)}))
+
+
+def routed_stack(store: Store, stack: StackConfig, route: Route) -> StackConfig:
+    """Return the stack of those layers of ``stack`` that answer a prompt; all of them if it is like no skill."""
+    if route.skill is None:
+        return stack
+    return select(store, stack, [entry for entry in stack.layers if entry.layer in route.skill.layers])
+
+
+def make_routing(store: Store) -> Routing:
+    """Return what finds the routers of a server's stacks.
+
+    Only a branch's own name has one: whoever spells out a stack gets that stack. What is decided, trained or made stale
+    while the server runs counts from the next request on.
+    """
+
+    def find(asked: ServedStack) -> PromptRouter | None:
+        if not asked.is_branch:
+            return None
+        stack = read_stack(store, asked.digest)
+        router = enabled_router(store, asked.name, stack)
+        if router is None:
+            return None
+
+        def pick(point: Sequence[float]) -> ServedStack:
+            (route,) = router.routes(np.array([point]))
+            chosen = routed_stack(store, stack, route)
+            return replace(
+                asked,
+                digest=stack_digest(chosen),
+                layers=tuple((entry.layer, entry.scale) for entry in chosen.layers),
+                names=tuple(entry.name for entry in chosen.layers),
+            )
+
+        return PromptRouter(reads=READ_TOKENS, pick=pick)
+
+    return find

@@ -15,7 +15,8 @@ from lamina.evaluate.statistics.paired import better_p, pair
 from lamina.evaluate.suites import Suite
 from lamina.ops.evaluate import find_suites, score_stack
 from lamina.ops.project import Project
-from lamina.ops.router import SUM, TrainedRouter, points_of, select, train_router
+from lamina.ops.route import select
+from lamina.ops.router import SUM, TrainedRouter, points_of, train_router
 from lamina.records import Score
 from lamina.route.keep import Decision, read_decision, write_decision
 from lamina.route.router import Router
@@ -138,7 +139,7 @@ def _try(project: Project, stack: StackConfig, router: Router, suite: Suite) -> 
         if layers != every and not math.isnan(values[place]):
             groups.setdefault(layers, []).append(place)
     for layers, places in groups.items():
-        chosen = select(project, stack, [entry for entry in stack.layers if entry.layer in layers])
+        chosen = select(project.store, stack, [entry for entry in stack.layers if entry.layer in layers])
         for place, value in zip(places, _values(project, chosen, suite, places), strict=True):
             values[place] = value
     return _compare(project, whole, values, goes_to, touched=bool(groups))

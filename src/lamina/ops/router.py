@@ -15,16 +15,16 @@ from lamina.infer.embed import embed_prompts
 from lamina.infer.score import score_rows
 from lamina.ops.measure import rendered
 from lamina.ops.project import Project
-from lamina.ops.route import enabled_router
+from lamina.ops.route import enabled_router, routed_stack, select
 from lamina.ops.rows import spread, stored_rows
-from lamina.records import Conversation, Message
+from lamina.records import Conversation, Message, Progress, Quiet
 from lamina.refs import Digest
 from lamina.route.classifier import Points, fit
 from lamina.route.keep import tensor_bytes, write_router
-from lamina.route.router import Router, RouterRecord, SkillRoute, set_limits
+from lamina.route.router import READ_TOKENS, Router, RouterRecord, SkillRoute, set_limits
 from lamina.stack.layers import read_layer, stack_digest
 from lamina.stack.manifest import StackConfig, StackEntry
-from lamina.stack.order import mark_moved, skill_of
+from lamina.stack.order import skill_of
 
 __all__ = [
     "SUM",
@@ -32,7 +32,6 @@ __all__ = [
     "TrainedRouter",
     "choose_layers",
     "points_of",
-    "select",
     "train_router",
 ]
 
@@ -129,31 +128,28 @@ def train_router(project: Project, stack: StackConfig) -> TrainedRouter:
     )
 
 
-def choose_layers(project: Project, stack: StackConfig, messages: Sequence[Message]) -> tuple[StackEntry, ...]:
-    """Return the entries of ``stack`` that should answer ``messages``: all of them where nothing else was decided.
+def choose_layers(project: Project, stack: StackConfig, messages: Sequence[Message]) -> StackConfig | None:
+    """Return the stack of those layers of ``stack`` that should answer ``messages``; None if no router is asked.
 
-    The base is left without layers if a router had to look at the prompt: activate ``select(...)`` of the result.
+    The base is left without layers if one is.
+
+    Raises:
+        StackError: if the router is missing or damaged.
     """
     router = enabled_router(project.store, project.branch, stack)
     if router is None:
-        return stack.layers
-    (route,) = router.routes(points_of(project, [messages]))
-    return stack.layers if route.skill is None else _entries(stack, route.skill.layers)
+        return None
+    (route,) = router.routes(points_of(project, [messages], Quiet()))
+    return routed_stack(project.store, stack, route)
 
 
-def select(project: Project, stack: StackConfig, entries: Sequence[StackEntry]) -> StackConfig:
-    """Return the stack of some of the entries of ``stack``; what does not lie on its parent any more says so."""
-    if tuple(entries) == stack.layers:
-        return stack
-    return mark_moved(project.store, stack.model_copy(update={"layers": tuple(entries)}))
-
-
-def points_of(project: Project, prompts: Sequence[Sequence[Message]]) -> Points:
+def points_of(project: Project, prompts: Sequence[Sequence[Message]], progress: Progress | None = None) -> Points:
     """Return the embeddings of prompts, (N, D), under the bare base; too long ones are read from their end."""
     base = project.activate(project.stack("base"))
     renderer = Renderer(base.tokenizer, base.template)
-    ids = [renderer.prompt(messages)[-(base.context - 1) :] for messages in prompts]
-    with project.progress.stage("read prompts", total=len(ids), unit="prompts") as tick:
+    most = min(READ_TOKENS, base.context - 1)
+    ids = [renderer.prompt(messages)[-most:] for messages in prompts]
+    with (progress or project.progress).stage("read prompts", total=len(ids), unit="prompts") as tick:
         return embed_prompts(base, ids, tick)
 
 
@@ -222,7 +218,7 @@ def _choose_for(project: Project, stack: StackConfig, skill: str, rows: Sequence
     losses: dict[str, list[float]] = {}
     choices = _candidates(stack, skill)
     for choice, entries in choices.items():
-        project.activate(select(project, stack, entries))
+        project.activate(select(project.store, stack, entries))
         losses[choice] = [-sum(scores) / len(scores) for scores in score_rows(base, tokens)]
     means = {choice: sum(values) / len(values) for choice, values in losses.items()}
     best = min(means, key=lambda choice: means[choice])
@@ -248,7 +244,3 @@ def _candidates(stack: StackConfig, skill: str) -> dict[str, tuple[StackEntry, .
     }
     firsts = {entries: choice for choice, entries in reversed(found.items())}
     return {choice: entries for choice, entries in found.items() if firsts[entries] == choice}
-
-
-def _entries(stack: StackConfig, layers: Sequence[str]) -> tuple[StackEntry, ...]:
-    return tuple(entry for entry in stack.layers if entry.layer in layers)

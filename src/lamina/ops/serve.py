@@ -21,6 +21,7 @@ from lamina.lora.adapter import Adapter, load_adapter
 from lamina.model.base import load_tokenizer
 from lamina.ops.llama import make_llama_engine, why_no_llama
 from lamina.ops.project import Project
+from lamina.ops.route import make_routing
 from lamina.ops.workshop import ProjectWorkshop
 from lamina.serve.app import make_app
 from lamina.serve.engine import Engine, EngineError
@@ -107,7 +108,8 @@ def make_engine(project: Project, name: EngineName | None = None) -> Engine:
 def make_gateway(project: Project, engine: Engine, limits: Limits, *, log_prompts: bool = False) -> Gateway:
     """Return what serves the project's stacks with ``engine``."""
     renderer = Renderer(load_tokenizer(project.base), project.base.template)
-    return Gateway(engine, Stacks(project.store, project.base.pin), renderer, limits, log_prompts=log_prompts)
+    stacks, routing = Stacks(project.store, project.base.pin), make_routing(project.store)
+    return Gateway(engine, stacks, renderer, limits, routing=routing, log_prompts=log_prompts)
 
 
 async def _serve(

@@ -11,13 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lamina.route.classifier import Classifier, Points
 
-__all__ = ["KEPT_SHARE", "MOST_WRONG", "Route", "Router", "RouterRecord", "SkillRoute", "set_limits"]
+__all__ = ["KEPT_SHARE", "MOST_WRONG", "READ_TOKENS", "Route", "Router", "RouterRecord", "SkillRoute", "set_limits"]
 
 # Of the held-out prompts that go to a skill, one in a hundred may go to the wrong one; of those that are like no skill
 # as much as the farthest twentieth of the held-out prompts are, none goes to any.
 MOST_WRONG = 0.01
 KEPT_SHARE = 0.95
 _LEAST = 0.5
+# A router goes by this many of a prompt's last tokens: it reads each prompt once more than the answer does, and engines
+# set memory aside for the longest.
+READ_TOKENS = 2048
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 

@@ -20,6 +20,7 @@ from lamina.serve.guard import Access, Guard
 from lamina.serve.metrics import CONTENT_TYPE_LATEST
 from lamina.serve.models import models_router
 from lamina.serve.observe import Observer
+from lamina.serve.respond import STACK_HEADER
 
 __all__ = ["make_app"]
 
@@ -50,7 +51,7 @@ def make_app(gateway: Gateway, access: Access, *, extra: Sequence[APIRouter] = (
             allow_origins=sorted(access.origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["x-request-id"],
+            expose_headers=["x-request-id", STACK_HEADER],
         )
     app.add_middleware(Guard, access, gateway.limits.body_bytes)
     app.add_middleware(Observer, gateway.metrics)

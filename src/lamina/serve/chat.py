@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -16,8 +17,9 @@ from lamina.serve.engine import Sampling
 from lamina.serve.errors import ApiError
 from lamina.serve.gateway import Gateway
 from lamina.serve.logprobs import chat_logprobs
-from lamina.serve.respond import ANSWERS, head_of, respond
+from lamina.serve.respond import ANSWERS, fingerprint_of, head_of, respond
 from lamina.serve.sampling import sampling_of, usage_of
+from lamina.serve.stacks import ServedStack
 from lamina.serve.tools import Call, calls_schema, find_calls, may_be_call, render_messages
 from lamina.serve.wire import ChatRequest, NamedTool, Tool
 
@@ -46,20 +48,28 @@ class _Turn:
         self._gateway = gateway
         self._body = body
         self._tools: Sequence[Tool] = () if body.tool_choice == "none" else _offered(body)
-        stack = gateway.stack(body.model, force=body.force)
+        self._asked = gateway.stack(body.model, force=body.force)
         try:
             prompt = render_messages(gateway.renderer, body.messages, self._tools)
         except LaminaError as error:
             raise ApiError(400, error.message, param="messages") from error
         self._work = Work(
             prompts=[prompt],
-            layers=stack.layers,
+            layers=self._asked.layers,
             sampling=_sampling(gateway, body),
             stops=body.stops,
             count=body.choices,
         )
-        self._head = head_of("chatcmpl", body.model, stack)
+        self._head = head_of("chatcmpl", body.model)
         gateway.log_prompt(self._head["id"], [message.model_dump(exclude_none=True) for message in body.messages])
+
+    async def settle(self) -> ServedStack:
+        """Return the stack that answers, which a branch's router picks by the conversation so far."""
+        (prompt,) = self._work.prompts
+        stack = await self._gateway.choose(self._asked, prompt)
+        self._work = replace(self._work, layers=stack.layers)
+        self._head |= fingerprint_of(stack)
+        return stack
 
     async def whole(self) -> dict[str, Any]:
         """Return the response's body."""

@@ -14,8 +14,9 @@ from lamina.serve.choices import Work, write_choices
 from lamina.serve.engine import Token
 from lamina.serve.gateway import Gateway
 from lamina.serve.logprobs import completion_logprobs
-from lamina.serve.respond import ANSWERS, head_of, respond
+from lamina.serve.respond import ANSWERS, fingerprint_of, head_of, respond
 from lamina.serve.sampling import sampling_of, usage_of
+from lamina.serve.stacks import ServedStack
 from lamina.serve.wire import CompletionRequest
 
 __all__ = ["completion_router"]
@@ -42,18 +43,22 @@ class _Turn:
         """Find the stack, tokenise the prompts, and settle how to choose tokens."""
         self._gateway = gateway
         self._body = body
-        stack = gateway.stack(body.model, force=body.force)
+        self._stack = gateway.stack(body.model, force=body.force)
         self._work = Work(
             prompts=gateway.tokenise(body.prompt, "prompt"),
-            layers=stack.layers,
+            layers=self._stack.layers,
             sampling=sampling_of(
                 gateway, body, max_tokens=body.max_tokens or _DEFAULT_TOKENS, top_logprobs=body.logprobs
             ),
             stops=body.stops,
             count=body.choices,
         )
-        self._head = head_of("cmpl", body.model, stack) | {"object": "text_completion"}
+        self._head = head_of("cmpl", body.model) | fingerprint_of(self._stack) | {"object": "text_completion"}
         gateway.log_prompt(self._head["id"], body.prompt)
+
+    async def settle(self) -> ServedStack:
+        """Return the stack that was asked for: routers know conversations, not running text."""
+        return self._stack
 
     async def whole(self) -> dict[str, Any]:
         """Return the response's body."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -57,9 +57,16 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[dict[str, Any]], *, seconds: float, first: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        events: AsyncIterator[dict[str, Any]],
+        *,
+        seconds: float,
+        first: Callable[[], None],
+        headers: Mapping[str, str],
+    ) -> None:
         """Send ``events`` for at most ``seconds``; ``first`` is called when the first one is there."""
-        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", **headers})
         del self.headers["content-length"]
         self._events = events
         self._seconds = seconds

@@ -13,11 +13,12 @@ from typing import Literal
 from lamina.data.render import Renderer
 from lamina.errors import LaminaError
 from lamina.serve.answer import Piece, write_answer
-from lamina.serve.engine import Engine, EngineError, Generation, Layers, Sampling, Token
+from lamina.serve.engine import Engine, EngineError, Generation, Layers, RefusedError, Sampling, Token
 from lamina.serve.errors import ApiError
 from lamina.serve.limits import FairQueue, Limits, Ticket
 from lamina.serve.logprobs import TokenNames
 from lamina.serve.metrics import Metrics
+from lamina.serve.routing import PromptRouter, Routing
 from lamina.serve.stacks import ServedStack, Stacks, UnknownStackError
 
 __all__ = ["Gateway"]
@@ -31,7 +32,14 @@ class Gateway:
     """One engine, the stacks it serves, and the queue in front of it."""
 
     def __init__(
-        self, engine: Engine, stacks: Stacks, renderer: Renderer, limits: Limits, *, log_prompts: bool = False
+        self,
+        engine: Engine,
+        stacks: Stacks,
+        renderer: Renderer,
+        limits: Limits,
+        *,
+        routing: Routing,
+        log_prompts: bool = False,
     ) -> None:
         """Bring them together; ``start`` loads the engine. Prompts reach the log only with ``log_prompts``."""
         self.engine = engine
@@ -42,6 +50,7 @@ class Gateway:
         self.names = TokenNames(renderer.tokenizer)
         self.queue = FairQueue(limits.parallel, limits.queue)
         self.state: Literal["stopped", "ready", "restarting"] = "stopped"
+        self._routing = routing
         self._log_prompts = log_prompts
         self._restart: asyncio.Task[None] | None = None
         self.metrics.watch_queue(lambda: self.queue.waiting)
@@ -79,6 +88,33 @@ class Gateway:
             raise ApiError(404, said, code="model_not_found", param="model") from error
         except LaminaError as error:
             raise ApiError(400, self.stacks.public(error), code="stack_refused", param="model") from error
+
+    def router(self, stack: ServedStack) -> PromptRouter | None:
+        """Return what picks layers for prompts to ``stack``; None if all of them answer."""
+        try:
+            return self._routing(stack)
+        except LaminaError as error:
+            _LOG.warning("all layers of '%s' answer: %s", stack.name, error.message)
+            return None
+
+    async def choose(self, stack: ServedStack, prompt: Sequence[int]) -> ServedStack:
+        """Return the stack that answers ``prompt``: what the router of ``stack`` picks, else ``stack`` itself.
+
+        All layers are always an answer, so that whatever keeps the router from choosing is only logged.
+
+        Raises:
+            ApiError: 400, if the prompt leaves no room for an answer.
+        """
+        router = self.router(stack)
+        if router is None:
+            return stack
+        self.check_prompt(prompt)
+        try:
+            (point,) = await self.embed([prompt[-min(router.reads, self.engine.context - 1) :]], ())
+            return router.pick(point)
+        except (ApiError, EngineError, RefusedError, LaminaError) as error:
+            _LOG.warning("all layers of '%s' answer: %s", stack.name, error)
+            return stack
 
     def tokenise(self, texts: str | list[str] | list[int] | list[list[int]], param: str) -> list[list[int]]:
         """Return the ids of one text or several, which may be ids already; each begins as the tokenizer begins a text.

@@ -6,7 +6,7 @@ llama.cpp writes answers of one stack together, and lets answers of other stacks
 So answers are written in short turns, between which stacks take turns; a slot keeps its cache from turn to turn, so
 that a turn costs a request on a local socket and no token is computed twice. Layers can be loaded only at the start:
 where one appears that is not loaded, a second process starts with it and takes what is new, and the first ends with its
-last stream. Both map the same file of weights.
+last stream. All processes map the same file of weights, also the one for embeddings (``llama_embed``).
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 from lamina.serve.engine import EngineError, Generation, Layers, Token
 from lamina.serve.llama_answer import Answer, grammar_of
+from lamina.serve.llama_embed import Embedder
 from lamina.serve.llama_worker import Worker, WorkerSettings
 
 __all__ = ["LlamaEngine"]
@@ -70,6 +71,7 @@ class LlamaEngine:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._settings: WorkerSettings | None = None
         self._worker: Worker | None = None
+        self._embedder: Embedder | None = None
         self._changing = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -78,6 +80,7 @@ class LlamaEngine:
         self._folder = tempfile.TemporaryDirectory(prefix="lamina-adapters-")
         model = await asyncio.to_thread(self._base)
         self._settings = WorkerSettings(model=model, slots=self._slots, context=self.context, threads=self._threads)
+        self._embedder = Embedder(self._settings, self._singles)
         await self._worker_for(())
 
     async def stop(self) -> None:
@@ -85,8 +88,10 @@ class LlamaEngine:
         self._settings = None
         async with self._changing:
             worker, self._worker = self._worker, None
-        if worker is not None:
-            await worker.stop()
+            embedder, self._embedder = self._embedder, None
+        for process in (worker, embedder):
+            if process is not None:
+                await process.stop()
         for task in self._leaving:
             task.cancel()
         await asyncio.gather(*self._leaving, return_exceptions=True)
@@ -113,9 +118,10 @@ class LlamaEngine:
                 await task
 
     async def embed(self, prompt: tuple[int, ...], layers: Layers) -> list[float] | None:
-        """Return None: llama.cpp gives embeddings without layers only."""
-        del prompt, layers
-        return None
+        """Return the mean of the prompt's last hidden states, of unit length."""
+        if self._embedder is None:
+            raise EngineError("the engine is not running")
+        return await self._embedder.embed(prompt, layers)
 
     async def _write(self, request: Generation, grammar: str | None, said: asyncio.Queue[Token | Exception]) -> None:
         try:
@@ -155,6 +161,14 @@ class LlamaEngine:
     def _usable(self, layers: Layers) -> Worker | None:
         worker = self._worker
         return worker if worker is not None and worker.alive and worker.knows(layers) else None
+
+    async def _singles(self, layers: Layers) -> Mapping[Layers, Path]:
+        """Return the files of the single layers of a stack."""
+        async with self._changing:
+            if self._settings is None:
+                raise EngineError("the engine is not running")
+            await asyncio.to_thread(self._write_files, layers)
+            return {single: self._files[single] for single in (((digest, 1.0),) for digest, _ in layers)}
 
     def _write_files(self, layers: Layers) -> None:
         """Write what is to be loaded: every layer that is known or asked for, and the sums of known stacks."""

@@ -44,6 +44,10 @@ def _params(settings: dict[str, Any]) -> Any:
     params.fit_params = False
     params.warmup = False
     params.verbosity = 1  # errors alone
+    if settings["embeds"]:
+        params.embedding = True
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        params.n_batch = params.n_ubatch = settings["context"]  # a mean is taken within one batch
     return params
 
 

@@ -34,12 +34,14 @@ class WorkerSettings:
         slots: how many answers have a place in memory.
         context: longest prompt and answer of each, in tokens.
         threads: that compute.
+        embeds: whether it gives embeddings too, for which every prompt is read at once.
     """
 
     model: Path
     slots: int
     context: int
     threads: int
+    embeds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class Worker:
             "slots": self._settings.slots,
             "context": self._settings.context,
             "threads": self._settings.threads,
+            "embeds": self._settings.embeds,
             "socket": str(socket),
         }
         with (folder / "log").open("wb") as log:
@@ -178,13 +181,7 @@ class Worker:
             EngineError: if the process ends.
             RefusedError: if llama.cpp refuses the request.
         """
-        try:
-            response = await self._http.post("/completion", json=self._body(slot, layers, prompt, count, options))
-        except httpx2.HTTPError as error:
-            raise await self._gone(error) from error
-        if response.status_code != httpx2.codes.OK:
-            raise _failure(response.status_code, response.content)
-        event = response.json()
+        event = await self._post("/completion", self._body(slot, layers, prompt, count, options))
         weighed = iter(event.get("completion_probabilities", ()))
         found = next(weighed, None)
         all_said = []
@@ -193,6 +190,30 @@ class Worker:
             all_said.append(_said(token, own or {}, hidden=False, count=count_so_far))
             found = next(weighed, None) if own is not None else found
         return all_said, _ended(event)
+
+    async def embed(self, layers: Layers, prompt: Sequence[int]) -> list[float]:
+        """Return the mean of the prompt's last hidden states, of unit length; one call at a time.
+
+        llama.cpp takes no layers with such a request, so that they are set for the whole process ahead of it.
+
+        Raises:
+            EngineError: if the process ends.
+            RefusedError: if llama.cpp refuses the request.
+        """
+        if self._places:
+            await self._post("/lora-adapters", self._lora(layers)["lora"])
+        found = await self._post("/v1/embeddings", {"input": list(prompt)})
+        vector: list[float] = found["data"][0]["embedding"]
+        return vector
+
+    async def _post(self, path: str, body: Any) -> Any:
+        try:
+            response = await self._http.post(path, json=body)
+        except httpx2.HTTPError as error:
+            raise await self._gone(error) from error
+        if response.status_code != httpx2.codes.OK:
+            raise _failure(response.status_code, response.content)
+        return response.json()
 
     @property
     def _http(self) -> httpx2.AsyncClient:

@@ -14,7 +14,9 @@ from lamina.serve.connection import EventStream, while_connected
 from lamina.serve.gateway import Gateway
 from lamina.serve.stacks import ServedStack
 
-__all__ = ["ANSWERS", "Turn", "head_of", "respond"]
+__all__ = ["ANSWERS", "STACK_HEADER", "Turn", "fingerprint_of", "head_of", "respond"]
+
+STACK_HEADER = "x-lamina-stack"
 
 # What the OpenAPI document says of both completion routes.
 ANSWERS: dict[str, Any] = {
@@ -26,6 +28,9 @@ ANSWERS: dict[str, Any] = {
 class Turn(Protocol):
     """A request on its way to its answer."""
 
+    async def settle(self) -> ServedStack:
+        """Return the stack that answers; called once, before anything else."""
+
     async def whole(self) -> dict[str, Any]:
         """Return the response's body."""
 
@@ -36,21 +41,25 @@ class Turn(Protocol):
 async def respond(gateway: Gateway, request: Request, turn: Turn, *, stream: bool) -> Response:
     """Return the response; work on it ends when the client leaves or its time is over.
 
+    Its header ``x-lamina-stack`` says which layers answer, known before their first token.
+
     Raises:
         ClientGoneError: if the client left.
         TimeoutError: if the time is over.
     """
-    seconds = gateway.limits.timeout_s
+    end, first = time.monotonic() + gateway.limits.timeout_s, gateway.metrics.clock()
+    stack = await while_connected(request.receive, turn.settle(), gateway.limits.timeout_s)
+    headers, seconds = {STACK_HEADER: stack.expression}, end - time.monotonic()
     if stream:
-        return EventStream(turn.events(), seconds=seconds, first=gateway.metrics.clock())
-    return JSONResponse(await while_connected(request.receive, turn.whole(), seconds))
+        return EventStream(turn.events(), seconds=seconds, first=first, headers=headers)
+    return JSONResponse(await while_connected(request.receive, turn.whole(), seconds), headers=headers)
 
 
-def head_of(prefix: str, model: str, stack: ServedStack) -> dict[str, Any]:
-    """Return what every part of one answer begins with; the fingerprint is the stack's digest."""
-    return {
-        "id": f"{prefix}-{uuid.uuid4().hex}",
-        "created": int(time.time()),
-        "model": model,
-        "system_fingerprint": f"lamina-{stack.digest[7:19]}",
-    }
+def head_of(prefix: str, model: str) -> dict[str, Any]:
+    """Return what every part of one answer begins with."""
+    return {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+
+def fingerprint_of(stack: ServedStack) -> dict[str, str]:
+    """Return what follows: the digest of the stack that answers."""
+    return {"system_fingerprint": f"lamina-{stack.digest[7:19]}"}

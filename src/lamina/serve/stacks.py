@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from lamina.errors import LaminaError, StackError
-from lamina.refs import BASE
+from lamina.refs import BASE, LayerTerm
 from lamina.serve.engine import Layers
 from lamina.stack.layers import read_layer, read_stack, stack_digest
 from lamina.stack.lineage import MAIN, list_refs, list_tags
@@ -29,7 +29,8 @@ class UnknownStackError(StackError):
 class ServedStack:
     """A stack under the name that was asked for; ``layers`` is what an engine needs, ``names`` what people read.
 
-    ``created`` is when its newest layer was trained, in seconds since 1970; 0 for a bare base.
+    ``created`` is when its newest layer was trained, in seconds since 1970; 0 for a bare base. ``is_branch`` says that
+    the name is a branch's own: what it holds may change, and a router may pick from it.
     """
 
     name: str
@@ -37,6 +38,13 @@ class ServedStack:
     layers: Layers
     names: tuple[str, ...]
     created: int
+    is_branch: bool
+
+    @property
+    def expression(self) -> str:
+        """The sum as it can be typed: ``base+tools+facts:0.5``."""
+        terms = [LayerTerm(name, scale) for name, (_, scale) in zip(self.names, self.layers, strict=True)]
+        return "+".join([BASE, *map(str, terms)])
 
 
 class Stacks:
@@ -49,6 +57,7 @@ class Stacks:
         self._stamp: _Stamp = ()
         self._known: dict[tuple[str, bool], ServedStack] = {}
         self._listed: list[ServedStack] | None = None
+        self._branches: frozenset[str] | None = None
 
     def resolve(self, name: str, *, force: bool = False) -> ServedStack:
         """Return the stack that ``name`` means now (grammar in ``lamina.refs``).
@@ -100,7 +109,7 @@ class Stacks:
     def _refresh(self) -> None:
         stamp = self._now()
         if stamp != self._stamp:
-            self._stamp, self._known, self._listed = stamp, {}, None
+            self._stamp, self._known, self._listed, self._branches = stamp, {}, None, None
 
     def _now(self) -> _Stamp:
         """Return what changes with every write to the store: it replaces these two files by new ones."""
@@ -115,6 +124,8 @@ class Stacks:
         return tuple(stamp)
 
     def _served(self, name: str, stack: StackConfig) -> ServedStack:
+        if self._branches is None:
+            self._branches = frozenset(list_refs(self._store)) - list_tags(self._store)
         created = [datetime.fromisoformat(read_layer(self._store, entry.layer).created) for entry in stack.layers]
         return ServedStack(
             name=name,
@@ -122,6 +133,7 @@ class Stacks:
             layers=tuple((entry.layer, entry.scale) for entry in stack.layers),
             names=tuple(entry.name for entry in stack.layers),
             created=int(max(created).timestamp()) if created else 0,
+            is_branch=name in self._branches,
         )
 
 
