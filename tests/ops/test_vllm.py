@@ -15,8 +15,9 @@ from laws import draw_layers
 
 import lamina.ops.vllm as ops
 from lamina.config import BaseSettings
-from lamina.errors import MachineError
+from lamina.errors import MachineError, StackError
 from lamina.export.peft import maps_of, read_peft
+from lamina.export.vllm import write_vllm
 from lamina.lora.adapter import Adapter, Factors, combine
 from lamina.model.base import Base, load_base, resolve_base
 from lamina.ops.project import open_project
@@ -89,6 +90,11 @@ def test_a_rank_that_vllm_cannot_hold_is_refused_with_the_ways_out(
     deeper = ops.StackAdapters(tmp_path / "vllm", base, lambda digest: deep)
     with pytest.raises(RefusedError, match=r"rank 600 together, and vLLM takes up to 512: `lamina squash`.*llama"):
         deeper.path((("a", 1.0), ("b", 1.0)), 512)
+    with pytest.raises(
+        StackError, match="main: its layers have rank 600 together, and vLLM takes up to 512"
+    ) as failure:
+        write_vllm(combine([deep, deep]), tmp_path, name="main", base="tiny", maps=maps_of(load_base(base).model))
+    assert "lamina squash" in failure.value.hint
     for _ in range(2):  # written for a server with more room, or not at all
         with pytest.raises(RefusedError, match=r"rank \d+ together, and the server was started with room for 8: start"):
             adapters.path(BOTH, 8)

@@ -22,7 +22,7 @@ from lamina.serve.engine import Layers, RefusedError
 from lamina.serve.vllm_engine import VllmEngine
 from lamina.stack.store import disk_errors, scratch_folder
 
-__all__ = ["StackAdapters", "make_vllm_engine", "why_no_vllm"]
+__all__ = ["StackAdapters", "make_vllm_engine", "room_for", "why_no_vllm"]
 
 _FORMAT = 1
 _LEAST_ROOM = 64

@@ -12,11 +12,13 @@ integer of its own, so that neither cache is ever shared by two stacks. The bare
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
 from itertools import count
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,7 @@ class VllmEngine:
     async def start(self) -> None:
         """Load the base, in 16 bits unless the machine or ``options`` want otherwise; takes a minute."""
         self._rank = await asyncio.to_thread(self._room)
-        self._engine = await asyncio.to_thread(self._launch)
+        await asyncio.to_thread(self._launch)
         self.context = self._engine.model_config.max_model_len
 
     async def stop(self) -> None:
@@ -87,6 +89,8 @@ class VllmEngine:
         await asyncio.gather(*tasks, return_exceptions=True)
         if engine is not None:
             await asyncio.to_thread(engine.shutdown)
+            del engine, tasks
+            gc.collect()  # vLLM's parts hold each other: what is not freed now complains when the interpreter ends
         self._ids.clear()
 
     async def generate(self, request: Generation) -> AsyncIterator[Token]:
@@ -117,9 +121,10 @@ class VllmEngine:
         del prompt, layers
         return None
 
-    def _launch(self) -> Any:
+    def _launch(self) -> None:
+        """Set ``_engine``; returned, it would never be freed: an import that fails below keeps the frames above it."""
         os.environ.update(_ENVIRONMENT)
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it warns of every weight that it rounds to 16 bits
         try:
             from vllm import AsyncEngineArgs
             from vllm.config import StructuredOutputsConfig
@@ -140,10 +145,11 @@ class VllmEngine:
             "disable_log_stats": True,
         }
         # Ctrl-C reaches every process of a terminal. Those of vLLM, which are born here, must outlive it: answers in
-        # flight are written to their end.
+        # flight are written to their end. The tracker, which would be born between, unblocks what it finds blocked.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(**chosen | self._options))
+            self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**chosen | self._options))
         except Exception as error:
             raise EngineError(f"{type(error).__name__}: {error}") from error
         finally:
