@@ -19,8 +19,8 @@ def run(
         typer.Option(envvar="LAMINA_API_KEY", help="key that clients must send; safer in the environment"),
     ] = None,
     engine: Annotated[
-        Literal["llama", "torch"] | None,
-        typer.Option(help="what computes; else llama.cpp where it can, torch where not"),
+        Literal["llama", "torch", "vllm"] | None,
+        typer.Option(help="what computes; else llama.cpp where it can, torch where not; vllm is for GPUs"),
     ] = None,
     parallel: Annotated[int, typer.Option(min=1, help="answers written at once; more wait their turn")] = 8,
     queue: Annotated[int, typer.Option(min=0, help="answers that may wait; more are turned away")] = 64,

@@ -19,8 +19,9 @@ from lamina.data.render import Renderer
 from lamina.errors import MachineError, StackError, UsageError
 from lamina.export.gguf import WeightKind, base_gguf, context_of, write_adapter_gguf
 from lamina.export.ollama import chatml_system, modelfile
-from lamina.export.peft import maps_of, write_peft
-from lamina.lora.adapter import Factors, combine, widen
+from lamina.export.peft import maps_of
+from lamina.export.vllm import rank_of, write_vllm
+from lamina.lora.adapter import Factors, combine
 from lamina.lora.surgery import attach, detach
 from lamina.model.base import LoadedBase, load_base, load_skeleton
 from lamina.model.hub import hub_id
@@ -40,7 +41,6 @@ from lamina.stack.store import disk_errors, scratch_folder, write_atomically
 __all__ = ["Agreement", "ExportForm", "Exported", "export_stack"]
 
 ExportForm = Literal["gguf", "ollama", "peft", "safetensors", "vllm"]
-_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _BASE_FILE = "base.gguf"
 _STACK_FILE = "stack.gguf"
 _ROWS = 8
@@ -130,20 +130,14 @@ def export_stack(
 def _write_vllm(project: Project, stack: StackConfig, folder: Path) -> str:
     """Write the whole stack as one PEFT adapter of a rank that vLLM has kernels for; zeros change nothing."""
     whole = _whole(project, stack)
-    needed = max(factors.rank for factors in whole.values())
-    rank = next((rank for rank in _VLLM_RANKS if rank >= needed), None)
-    if rank is None:
-        raise StackError(
-            f"{name_of(stack)}: its layers have rank {needed} together, and vLLM takes up to {_VLLM_RANKS[-1]}",
-            hint="`lamina squash` them to a lower rank first",
-        )
     pin = project.base.pin
-    write_peft(widen(whole, rank), folder, base=hub_id(pin) or pin.name, maps=maps_of(load_skeleton(project.base)))
+    maps = maps_of(load_skeleton(project.base))
+    rank = write_vllm(whole, folder, name=name_of(stack), base=hub_id(pin) or pin.name, maps=maps)
     write_atomically(folder / "chat_template.jinja", project.base.template.encode())
     base = hub_id(pin) or str(project.base.folder)
     command = f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules stack=."
     write_atomically(folder / "README.md", _readme(stack, f"Run, in this folder:\n\n    {command}\n").encode())
-    return f"one adapter of rank {rank}, {needed} of it used; it was read back equal"
+    return f"one adapter of rank {rank}, {rank_of(whole)} of it used; it was read back equal"
 
 
 def _write_gguf(

@@ -15,7 +15,7 @@ from lamina.records import Progress
 from lamina.serve.engine import Layers
 from lamina.serve.llama import LlamaEngine
 
-__all__ = ["make_llama_engine", "why_no_llama"]
+__all__ = ["make_llama_engine", "stop_ids", "why_no_llama"]
 
 
 def why_no_llama(base: Base) -> str | None:
@@ -54,13 +54,14 @@ def make_llama_engine(
         base=lambda: base_gguf(base, progress, weights=weights),
         adapter=write,
         known=known,
-        stop_ids=_stop_ids(base),
+        stop_ids=stop_ids(base),
         context=context_of(base),
         threads=threads,
     )
 
 
-def _stop_ids(base: Base) -> frozenset[int]:
+def stop_ids(base: Base) -> frozenset[int]:
+    """Return the tokens that end an answer, those of the tokenizer and of the generation settings."""
     try:
         configured = GenerationConfig.from_pretrained(base.folder).eos_token_id
     except OSError:

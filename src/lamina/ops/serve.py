@@ -22,6 +22,7 @@ from lamina.model.base import load_tokenizer
 from lamina.ops.llama import make_llama_engine, why_no_llama
 from lamina.ops.project import Project
 from lamina.ops.route import make_routing
+from lamina.ops.vllm import make_vllm_engine, why_no_vllm
 from lamina.ops.workshop import ProjectWorkshop
 from lamina.serve.app import make_app
 from lamina.serve.engine import Engine, EngineError
@@ -35,7 +36,7 @@ from lamina.stack.layers import read_layer
 
 __all__ = ["EngineName", "ServeOptions", "make_engine", "make_gateway", "serve"]
 
-EngineName = Literal["llama", "torch"]
+EngineName = Literal["llama", "torch", "vllm"]
 _KEEP_ALIVE_S = 75  # longer than clients keep a connection that they mean to use again
 _ORIGIN = re.compile(r"https?://[^/*\s]+")
 
@@ -87,8 +88,10 @@ def make_engine(project: Project, name: EngineName | None = None) -> Engine:
     """Return the engine called ``name`` for the project's base, not started; None takes llama.cpp where it can.
 
     Raises:
-        MachineError: if llama.cpp is asked for and cannot serve this base here.
+        MachineError: if llama.cpp or vLLM is asked for and cannot serve this base here.
     """
+    if name == "vllm":
+        return _vllm_engine(project)
     problem = None if name == "torch" else why_no_llama(project.base)
     if problem is not None and name == "llama":
         raise MachineError(f"llama.cpp cannot serve this base: {problem}", hint="--engine torch serves any")
@@ -102,6 +105,21 @@ def make_engine(project: Project, name: EngineName | None = None) -> Engine:
         project.progress,
         adapter=lambda digest: _adapter(project, digest),
         known=lambda: [stack.layers for stack in stacks.all()],
+    )
+
+
+def _vllm_engine(project: Project) -> Engine:
+    if (problem := why_no_vllm(project.base)) is not None:
+        reason, hint = problem
+        raise MachineError(f"vLLM cannot serve this base here: {reason}", hint=hint)
+    stacks = Stacks(project.store, project.base.pin)
+    return make_vllm_engine(
+        project.base,
+        project.store.root / "cache" / "vllm",
+        adapter=lambda digest: _adapter(project, digest),
+        ranks=lambda: [
+            sum(read_layer(project.store, digest).rank for digest, _ in stack.layers) for stack in stacks.all()
+        ],
     )
 
 

@@ -20,7 +20,8 @@ from itertools import count
 from pathlib import Path
 
 from lamina.serve.engine import EngineError, Generation, Layers, Token
-from lamina.serve.llama_answer import Answer, grammar_of
+from lamina.serve.grammar import grammar_of
+from lamina.serve.llama_answer import Answer
 from lamina.serve.llama_embed import Embedder
 from lamina.serve.llama_worker import Worker, WorkerSettings
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, Literal
 
-from llguidance import LLMatcher, grammar_from
-
-from lamina.serve.engine import Generation, RefusedError, Sampling, Token
+from lamina.serve.engine import Generation, Token
 from lamina.serve.llama_turns import Slot
 from lamina.serve.llama_worker import Ended, Said, Worker
 
-__all__ = ["Answer", "grammar_of"]
+__all__ = ["Answer"]
 
 _TURN_TOKENS = 16
 _PREFILL_TOKENS = 512
@@ -171,26 +168,3 @@ def _turn_seed(seed: int, position: int) -> int:
     """Return a turn's own seed: with one for all, every turn would draw the same numbers."""
     digest = hashlib.blake2b(f"{seed} {position}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") % (2**32 - 1)  # the last number means "any" to llama.cpp
-
-
-def grammar_of(sampling: Sampling) -> str | None:
-    """Return what binds the answer in llguidance's notation, which llama.cpp follows too; None if nothing does.
-
-    Raises:
-        RefusedError: if the schema or grammar is wrong.
-    """
-    if sampling.schema is not None:
-        # The spelling of JSON that models are trained on; a model that may put in any space may never stop doing so.
-        style = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-        rule = f"start: %json {json.dumps({'x-guidance': style, **sampling.schema})}"
-    elif sampling.grammar is not None:
-        try:
-            rule = str(grammar_from("gbnf", sampling.grammar)).removeprefix("%llguidance {}")
-        except ValueError as error:
-            raise RefusedError(f"the grammar cannot be followed: {error}") from error
-    else:
-        return None
-    grammar = f"%llguidance {{}}\n{rule.lstrip()}"
-    if problem := LLMatcher.validate_grammar(grammar):
-        raise RefusedError(f"the answer cannot be bound: {problem}")
-    return grammar
