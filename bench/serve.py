@@ -248,11 +248,12 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lamina-bench-") as scratch:
         project = make_project(chosen.project or Path(scratch))
-        figures = {"engine": chosen.engine, "rounds": chosen.rounds} | _serve_and_measure(project, chosen)
-        if "parity" in chosen.parts:
-            figures |= asyncio.run(parity(project, chosen.engine, chosen.parity_prompts))
+        figures: dict[str, Any] = {"engine": chosen.engine, "rounds": chosen.rounds}
         if "speed" in chosen.parts:
             figures["transformers_tokens_per_s"] = transformers_speed(project, chosen.tokens)
+        figures |= _serve_and_measure(project, chosen)
+        if "parity" in chosen.parts:
+            figures |= asyncio.run(parity(project, chosen.engine, chosen.parity_prompts))
         publish(f"serve-{chosen.engine}", figures)
 
 

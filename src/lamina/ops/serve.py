@@ -38,6 +38,7 @@ __all__ = ["EngineName", "ServeOptions", "make_engine", "make_gateway", "serve"]
 
 EngineName = Literal["llama", "torch", "vllm"]
 _KEEP_ALIVE_S = 75  # longer than clients keep a connection that they mean to use again
+_BACKLOG = 2048
 _ORIGIN = re.compile(r"https?://[^/*\s]+")
 
 
@@ -190,6 +191,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(_BACKLOG)  # whoever is told the URL may connect at once, before uvicorn accepts
     except OSError as error:
         if listener is not None:
             listener.close()
