@@ -82,7 +82,7 @@ def test_gradients_over_frozen_layers_equal_pefts(
     sharp_base: LoadedBase, folded: bool, rslora: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Both forms at once are a matter of ranks (test_linear.py); here every map takes the one that is asked for.
-    monkeypatch.setattr(linear, "_WORTH_FOLDING", 0.0 if folded else float("inf"))
+    monkeypatch.setattr(linear, "WORTH_FOLDING", 0.0 if folded else float("inf"))
     base, rows = sharp_base, make_rows()
     frozen = [random_adapter(base.model, rank, seed=rank) for rank in (2, 3)]
     start = random_adapter(base.model, RANK, seed=7)

@@ -6,11 +6,12 @@ tensors lies below it. Prompts come in as ids because one function renders them 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-__all__ = ["Engine", "EngineError", "Generation", "Layers", "RefusedError", "Sampling", "Token"]
+__all__ = ["Engine", "EngineError", "Generation", "Layers", "RefusedError", "Sampling", "Token", "next_token"]
 
 # What is active: pairs of a layer's digest and its scale, bottom first.
 Layers = tuple[tuple[str, float], ...]
@@ -73,6 +74,14 @@ class Token:
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     finish: Literal["stop", "length"] | None = None
+
+
+async def next_token(said: asyncio.Queue[Token | Exception]) -> Token:
+    """Return the next token of an answer that is written elsewhere; raise what ended it there."""
+    item = await said.get()
+    if isinstance(item, Exception):
+        raise item
+    return item
 
 
 class Engine(Protocol):

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-from lamina.serve.engine import EngineError, Generation, Layers, Token
+from lamina.serve.engine import EngineError, Generation, Layers, Token, next_token
 from lamina.serve.grammar import grammar_of
 from lamina.serve.llama_answer import Answer
 from lamina.serve.llama_embed import Embedder
@@ -107,11 +107,9 @@ class LlamaEngine:
         task = asyncio.create_task(self._write(request, grammar, said))
         try:
             while True:
-                item = await said.get()
-                if isinstance(item, Exception):
-                    raise item
-                yield item
-                if item.finish is not None:
+                token = await next_token(said)
+                yield token
+                if token.finish is not None:
                     return
         finally:
             task.cancel()

@@ -20,7 +20,7 @@ from lamina.lora.adapter import Adapter
 from lamina.lora.surgery import attach, detach
 from lamina.model.base import LoadedBase
 from lamina.serve.constrain import Binder
-from lamina.serve.engine import EngineError, Generation, Layers, RefusedError, Token
+from lamina.serve.engine import EngineError, Generation, Layers, RefusedError, Token, next_token
 from lamina.serve.torch_batch import Batch, Job, Sampler
 
 __all__ = ["TorchEngine"]
@@ -78,11 +78,9 @@ class TorchEngine:
         self._give(job)
         try:
             while True:
-                item = await said.get()
-                if isinstance(item, Exception):
-                    raise item
-                yield item
-                if item.finish is not None:
+                token = await next_token(said)
+                yield token
+                if token.finish is not None:
                     return
         finally:
             job.cancelled = True

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina.errors import LaminaError, MachineError
-from lamina.serve.engine import EngineError, Generation, Layers, RefusedError, Token
+from lamina.serve.engine import EngineError, Generation, Layers, RefusedError, Token, next_token
 from lamina.serve.vllm_answer import sampling_params, tokens_of
 
 __all__ = ["VllmEngine"]
@@ -104,11 +104,9 @@ class VllmEngine:
         self._answers[task] = said
         try:
             while True:
-                item = await said.get()
-                if isinstance(item, Exception):
-                    raise item
-                yield item
-                if item.finish is not None:
+                token = await next_token(said)
+                yield token
+                if token.finish is not None:
                     return
         finally:
             del self._answers[task]
