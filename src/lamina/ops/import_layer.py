@@ -107,7 +107,7 @@ def _keep(project: Project, folder: Path, adapter: ForeignAdapter, name: str, li
             heldout_loss_after=None,
             machine={},  # whose it was is not known
             versions={"lamina": __version__},
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
             origin=Origin(method=_METHOD, notes=notes),
             licence=licence,
         ),

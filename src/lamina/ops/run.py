@@ -126,7 +126,7 @@ def made_here(passes: PassSizes = ()) -> dict[str, Any]:
         "machine": {**describe_machine(), **cut},
         "versions": {"lamina": __version__, "python": platform.python_version()}
         | {package: version(package) for package in ("torch", "transformers")},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
 
 

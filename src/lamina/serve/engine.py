@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-__all__ = ["Engine", "EngineError", "Generation", "Layers", "RefusedError", "Sampling", "Token", "next_token"]
+__all__ = ["Engine", "EngineError", "Generation", "Layers", "RefusedError", "Sampling", "Token", "written_tokens"]
 
 # What is active: pairs of a layer's digest and its scale, bottom first.
 Layers = tuple[tuple[str, float], ...]
@@ -76,12 +76,15 @@ class Token:
     finish: Literal["stop", "length"] | None = None
 
 
-async def next_token(said: asyncio.Queue[Token | Exception]) -> Token:
-    """Return the next token of an answer that is written elsewhere; raise what ended it there."""
-    item = await said.get()
-    if isinstance(item, Exception):
-        raise item
-    return item
+async def written_tokens(said: asyncio.Queue[Token | Exception]) -> AsyncIterator[Token]:
+    """Yield the tokens of an answer that is written elsewhere, up to its last; raise what ended it there."""
+    while True:
+        item = await said.get()
+        if isinstance(item, Exception):
+            raise item
+        yield item
+        if item.finish is not None:
+            return
 
 
 class Engine(Protocol):

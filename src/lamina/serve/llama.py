@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-from lamina.serve.engine import EngineError, Generation, Layers, Token, next_token
+from lamina.serve.engine import EngineError, Generation, Layers, Token, written_tokens
 from lamina.serve.grammar import grammar_of
 from lamina.serve.llama_answer import Answer
 from lamina.serve.llama_embed import Embedder
@@ -106,11 +106,8 @@ class LlamaEngine:
         said: asyncio.Queue[Token | Exception] = asyncio.Queue()
         task = asyncio.create_task(self._write(request, grammar, said))
         try:
-            while True:
-                token = await next_token(said)
+            async for token in written_tokens(said):
                 yield token
-                if token.finish is not None:
-                    return
         finally:
             task.cancel()
             with suppress(asyncio.CancelledError):

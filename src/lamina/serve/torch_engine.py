@@ -20,7 +20,7 @@ from lamina.lora.adapter import Adapter
 from lamina.lora.surgery import attach, detach
 from lamina.model.base import LoadedBase
 from lamina.serve.constrain import Binder
-from lamina.serve.engine import EngineError, Generation, Layers, RefusedError, Token, next_token
+from lamina.serve.engine import EngineError, Generation, Layers, RefusedError, Token, written_tokens
 from lamina.serve.torch_batch import Batch, Job, Sampler
 
 __all__ = ["TorchEngine"]
@@ -77,11 +77,8 @@ class TorchEngine:
         job = Job(request, lambda item: _post(loop, lambda: said.put_nowait(item)))
         self._give(job)
         try:
-            while True:
-                token = await next_token(said)
+            async for token in written_tokens(said):
                 yield token
-                if token.finish is not None:
-                    return
         finally:
             job.cancelled = True
 

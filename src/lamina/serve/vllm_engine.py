@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina.errors import LaminaError, MachineError
-from lamina.serve.engine import EngineError, Generation, Layers, RefusedError, Token, next_token
+from lamina.serve.engine import EngineError, Generation, Layers, RefusedError, Token, written_tokens
 from lamina.serve.vllm_answer import sampling_params, tokens_of
 
 __all__ = ["VllmEngine"]
@@ -103,11 +103,8 @@ class VllmEngine:
         task = asyncio.create_task(self._write(engine, request, params, said))
         self._answers[task] = said
         try:
-            while True:
-                token = await next_token(said)
+            async for token in written_tokens(said):
                 yield token
-                if token.finish is not None:
-                    return
         finally:
             del self._answers[task]
             task.cancel()
