@@ -134,14 +134,14 @@ QUICK = Plan(
 )
 FULL = Plan(
     name="full",
-    # So many that every update trains one pass, as the defaults have it from about 400 rows on.
-    cut=Cut(rows=850, dev=60, test=150, labels=40),
+    # So many that everything takes two passes, and the whole less than four hours on two cores.
+    cut=Cut(rows=500, dev=60, test=150, labels=40),
     guards=500,
     svamp=1000,
     seeds=(0, 1),
     orders=4,
     sequential_rates=(1.0,),
-    joint_rates=(0.5, 1.0),
+    joint_rates=(1.0,),
     points=(4, 5, 6, 7),
     planted=200,
 )

@@ -89,7 +89,11 @@ class Recipe(BaseModel):
     final_rate: float = Field(0.1, ge=0, le=1, description="last learning rate, as a share of the peak")
     clip: float = Field(1.0, gt=0, description="largest gradient norm; larger gradients are scaled down to it")
     heldout: float = Field(0.05, ge=0, lt=1, description="share of the rows kept out to measure held-out loss")
-    patience: int = Field(3, ge=0, description="stop after so many held-out losses without a new best; 0 means never")
+    patience: int = Field(
+        3,
+        ge=0,
+        description="misses in a row of the best held-out loss that end a run, after its first pass; 0 for none",
+    )
     replay: float = Field(0.3, ge=0, le=10, description="tokens of earlier layers mixed in, as a share of the new ones")
     replay_by: Literal["tokens", "rows"] = Field("tokens", description="what replay counts; rows as lamina once did")
     anchors: float = Field(0.0, ge=0, le=10, description="tokens of the bare base's own writing mixed in, as a share")

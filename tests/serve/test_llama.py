@@ -194,9 +194,31 @@ def test_a_new_layer_appears_while_streams_go_on(play: Play) -> None:
             assert rig.engine._worker is not before
             said, _ = await before.ask(0, A, PROMPT, 8, {"temperature": 0.0})
             assert [one.id for one in said] == rig.torch(A)[:8]
-        await asyncio.gather(*rig.engine._leaving)
+        await asyncio.gather(*rig.engine._behind)
         assert not before.alive
         assert ids(await rig.answer(B)) == rig.torch(B)
+
+    play(scene)
+
+
+def test_a_sum_asked_for_again_becomes_one_adapter(play: Play) -> None:
+    summed, other = (("a", 0.25), ("b", 0.5)), (("b", 0.25), ("a", 0.5))
+
+    async def scene(rig: Rig) -> None:
+        engine, wanted = rig.engine, rig.torch(summed)
+        started = engine._worker
+        for layers in (summed, (("a", 0.5),), (("a", 0.5),)):  # one layer is one adapter at any scale
+            assert ids(await rig.answer(layers)) == rig.torch(layers)
+        assert not engine._behind
+        assert ids(await rig.answer(summed)) == wanted
+        await asyncio.gather(*engine._behind)
+        assert engine._worker is not None
+        assert engine._worker is not started
+        assert engine._worker.holds(summed)
+        assert ids(await rig.answer(summed)) == wanted
+        for _ in range(3):  # the next one has to wait for its minute, and is answered all the same
+            assert ids(await rig.answer(other)) == rig.torch(other)
+        assert not engine._worker.holds(other)
 
     play(scene)
 

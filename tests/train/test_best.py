@@ -55,11 +55,18 @@ def test_nothing_is_planned_where_it_would_tell_nothing() -> None:
 
 
 def test_a_run_is_over_after_so_many_misses() -> None:
-    best = Best(torch.zeros(1), step=1, loss=1.0, misses=2)
-    assert not Watch(patience=3).is_over(None)
-    assert not Watch(patience=3).is_over(best)
-    assert Watch(patience=2).is_over(best)
-    assert not Watch(patience=0).is_over(best)
+    best, steps = Best(torch.zeros(1), step=4, loss=1.0), frozenset({2, 4, 6, 8, 10})
+    assert not Watch(steps=steps, patience=3).is_over(None, 10)
+    assert [Watch(steps=steps, patience=2).is_over(best, step) for step in (4, 6, 7, 8)] == [False, False, False, True]
+    assert not Watch(steps=steps, patience=4).is_over(best, 10)
+    assert not Watch(steps=steps, patience=0).is_over(best, 10)
+
+
+def test_nothing_that_is_missed_in_the_first_pass_ends_a_run() -> None:
+    best, steps = Best(torch.zeros(1), step=2, loss=1.0), frozenset(range(2, 22, 2))
+    watch = Watch(steps=steps, patience=2, first_pass=12)
+    assert [step for step in range(21) if watch.is_over(best, step)] == [16, 17, 18, 19, 20]
+    assert not Watch(steps=steps, patience=2, first_pass=20).is_over(best, 20)  # a run of one pass
 
 
 def test_the_lowest_loss_is_kept_and_restored() -> None:
@@ -70,7 +77,7 @@ def test_the_lowest_loss_is_kept_and_restored() -> None:
         state.values.fill_(step)
         state.compare(loss)
     assert state.best is not None
-    assert (state.best.step, state.best.loss, state.best.misses) == (2, 2.0, 2)
+    assert (state.best.step, state.best.loss) == (2, 2.0)
     state.restore_best()
     assert torch.equal(state.values, torch.full_like(state.values, 2.0))
     assert torch.equal(state.pairs["a"][1], torch.full((4, 2), 2.0))  # the model's views follow

@@ -6,7 +6,8 @@ llama.cpp writes answers of one stack together, and lets answers of other stacks
 So answers are written in short turns, between which stacks take turns; a slot keeps its cache from turn to turn, so
 that a turn costs a request on a local socket and no token is computed twice. Layers can be loaded only at the start:
 where one appears that is not loaded, a second process starts with it and takes what is new, and the first ends with its
-last stream. All processes map the same file of weights, also the one for embeddings (``llama_embed``).
+last stream. So it is, behind the answers, with a sum that is asked for again: as one adapter it is faster than as its
+parts. All processes map the same file of weights, also the one for embeddings (``llama_embed``).
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
 
+from lamina.errors import LaminaError
 from lamina.serve.engine import EngineError, Generation, Layers, Token, written_tokens
 from lamina.serve.grammar import grammar_of
 from lamina.serve.llama_answer import Answer
 from lamina.serve.llama_embed import Embedder
+from lamina.serve.llama_sums import AskedSums
 from lamina.serve.llama_worker import Worker, WorkerSettings
 
 __all__ = ["LlamaEngine"]
@@ -73,8 +76,9 @@ class LlamaEngine:
         self._settings: WorkerSettings | None = None
         self._worker: Worker | None = None
         self._embedder: Embedder | None = None
+        self._sums = AskedSums()
         self._changing = asyncio.Lock()
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._behind: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Load the base and all known layers."""
@@ -93,10 +97,9 @@ class LlamaEngine:
         for process in (worker, embedder):
             if process is not None:
                 await process.stop()
-        for task in self._leaving:
-            task.cancel()
-        await asyncio.gather(*self._leaving, return_exceptions=True)
+        await asyncio.gather(*self._behind, return_exceptions=True)
         self._files.clear()
+        self._sums = AskedSums()
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -129,6 +132,8 @@ class LlamaEngine:
     @asynccontextmanager
     async def _using(self, layers: Layers) -> AsyncIterator[Worker]:
         worker = await self._worker_for(layers)
+        if not worker.holds(layers) and self._sums.is_due(layers, asyncio.get_running_loop().time()):
+            self._do_behind(self._load_sum(layers))
         worker.users += 1
         try:
             yield worker
@@ -147,12 +152,27 @@ class LlamaEngine:
             if self._settings is None:
                 raise EngineError("the engine is not running")
             await asyncio.to_thread(self._write_files, layers)
-            worker, old = Worker(self._settings, self._files), self._worker
-            await worker.start()
-            self._worker = worker
-            if old is not None and old.users == 0:
-                self._dismiss(old)
-            return worker
+            return await self._replace(self._settings)
+
+    async def _replace(self, settings: WorkerSettings) -> Worker:
+        """Start a process with all files that there are; it takes what comes from now on."""
+        worker, old = Worker(settings, self._files), self._worker
+        await worker.start()
+        self._worker = worker
+        if old is not None and old.users == 0:
+            self._dismiss(old)
+        return worker
+
+    async def _load_sum(self, layers: Layers) -> None:
+        async with self._changing:
+            # Where it fails, its parts go on answering; the request that needs another process tells why.
+            with suppress(EngineError, LaminaError):
+                if self._settings is None:
+                    return
+                await asyncio.to_thread(self._write_file, layers)
+                self._sums.keep(layers)
+                await asyncio.to_thread(self._write_files, layers)
+                await self._replace(self._settings)
 
     def _usable(self, layers: Layers) -> Worker | None:
         worker = self._worker
@@ -170,17 +190,24 @@ class LlamaEngine:
         """Write what is to be loaded: every layer that is known or asked for, and the sums of known stacks."""
         assert self._folder is not None
         stacks = list(dict.fromkeys(self._known()))
-        sums = [stack for stack in stacks if len(stack) > 1][:_MOST_SUMS]
+        sums = [*[stack for stack in stacks if len(stack) > 1][:_MOST_SUMS], *self._sums.kept]
         singles = [((digest, 1.0),) for stack in [*stacks, layers] for digest, _ in stack]
         for old in [held for held in self._files if len(held) > 1 and held not in sums]:
             self._files.pop(old).unlink()
         for wanted in dict.fromkeys([*singles, *sums]):
-            if wanted not in self._files:
-                path = Path(self._folder.name) / f"{next(self._numbers)}.gguf"
-                self._adapter(wanted, path)
-                self._files[wanted] = path
+            self._write_file(wanted)
+
+    def _write_file(self, layers: Layers) -> None:
+        assert self._folder is not None
+        if layers not in self._files:
+            path = Path(self._folder.name) / f"{next(self._numbers)}.gguf"
+            self._adapter(layers, path)
+            self._files[layers] = path
 
     def _dismiss(self, worker: Worker) -> None:
-        task = asyncio.create_task(worker.stop())
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        self._do_behind(worker.stop())
+
+    def _do_behind(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)

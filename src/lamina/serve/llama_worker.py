@@ -23,6 +23,9 @@ __all__ = ["Ended", "Said", "Worker", "WorkerSettings"]
 _START_S = 600
 _STOP_S = 5
 _REFUSED = 400
+# Threads that wait for each other spin a few microseconds and then sleep: to sleep at once halves the speed of a quiet
+# machine, to spin on is several times slower where anything else wants the processor (bench/llama_waiting.py).
+_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "300"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +99,10 @@ class Worker:
         """Whether the process runs and has answered so far."""
         return not self._lost and self._process is not None and self._process.returncode is None
 
+    def holds(self, layers: Layers) -> bool:
+        """Return whether the layers are one adapter here: one layer at any scale, or a sum that is loaded."""
+        return len(layers) <= 1 or layers in self._places
+
     def knows(self, layers: Layers) -> bool:
         """Return whether all layers are loaded."""
         return layers in self._places or all(((digest, 1.0),) in self._places for digest, _ in layers)
@@ -125,8 +132,7 @@ class Worker:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                # Threads that spin while they wait are many times slower where anything else wants the processor.
-                env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**_WAITING, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,
             )
         try:

@@ -20,15 +20,26 @@ _COST_OF_A_TOKEN = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Which held-out rows are measured, after which steps, and how many misses end the run (0: none do)."""
+    """Which held-out rows are measured, after which steps, and how many misses end the run.
+
+    Attributes:
+        rows: what is measured.
+        steps: after which steps.
+        patience: how many measurements without a new best end the run; 0 for none.
+        first_pass: the step that ends the first pass. Misses up to there do not count: a row that is seen for the first
+            time cannot be learnt by heart, and while the rate is high the loss goes up and down.
+    """
 
     rows: tuple[TokenRow, ...] = ()
     steps: frozenset[int] = frozenset()
     patience: int = 0
+    first_pass: int = 0
 
-    def is_over(self, best: Best | None) -> bool:
-        """Return whether the last ``patience`` measurements all missed the best one."""
-        return best is not None and 0 < self.patience <= best.misses
+    def is_over(self, best: Best | None, step: int) -> bool:
+        """Return whether the last ``patience`` measurements up to ``step`` all count and all missed the best one."""
+        if best is None or not self.patience:
+            return False
+        return sum(max(best.step, self.first_pass) < each <= step for each in self.steps) >= self.patience
 
 
 @dataclass(slots=True)
@@ -38,16 +49,14 @@ class Best:
     Attributes:
         values: the flat vector of all factors, as it was after ``step``.
         loss: nats per trained token on the watched rows.
-        misses: measurements since then, none of them lower.
     """
 
     values: Tensor
     step: int
     loss: float
-    misses: int = 0
 
 
-def plan_watch(heldout: Sequence[TokenRow], *, tokens: float, steps: int, patience: int) -> Watch:
+def plan_watch(heldout: Sequence[TokenRow], *, tokens: float, steps: int, patience: int, first_pass: int = 0) -> Watch:
     """Return the measurements that fit into a twentieth of the training time, evenly spread, the last at the end.
 
     Up to 16 of them, on as many of the held-out rows as that leaves room for, but on no fewer than eight: a minimum
@@ -58,6 +67,7 @@ def plan_watch(heldout: Sequence[TokenRow], *, tokens: float, steps: int, patien
         tokens: how many tokens the whole run trains on.
         steps: how many steps the whole run has.
         patience: see ``Watch``.
+        first_pass: see ``Watch``.
     """
     if len(heldout) < _FEWEST_ROWS:
         return Watch()
@@ -68,4 +78,5 @@ def plan_watch(heldout: Sequence[TokenRow], *, tokens: float, steps: int, patien
     times = min(_MEASUREMENTS, steps, int(budget / sum(len(row.ids) for row in rows)))
     if times < 2:
         return Watch()
-    return Watch(rows, frozenset(round(number * steps / times) for number in range(1, times + 1)), patience)
+    measured = frozenset(round(number * steps / times) for number in range(1, times + 1))
+    return Watch(rows, measured, patience, first_pass)

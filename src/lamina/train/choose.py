@@ -20,6 +20,7 @@ _LARGEST_BATCH_ROWS = 32
 _MOST_STEPS_PER_PASS = 1000
 _FEWEST_STEPS = 24
 _ENOUGH_STEPS = 48
+_SHORT_PASS_STEPS = 200
 _MOST_PASSES = 3
 _RATE = 5e-4
 _SHORT_RUN_RATE = 7.5e-4
@@ -93,7 +94,7 @@ def _choose_batch_rows(rows: int) -> Choice:
 def _choose_epochs(steps_per_pass: int) -> Choice:
     at_least = -(-_FEWEST_STEPS // steps_per_pass)
     enough = min(_MOST_PASSES, -(-_ENOUGH_STEPS // steps_per_pass))
-    passes = max(at_least, enough)
+    passes = max(at_least, enough, 2 if steps_per_pass < _SHORT_PASS_STEPS else 1)
     why = f"{_steps(steps_per_pass)} a pass"
     if passes > 1:
         why += f", {_steps(passes * steps_per_pass)} in all: few rows take more passes"

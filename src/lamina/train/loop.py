@@ -33,7 +33,7 @@ def train_steps(
     after ``state.step``, so that a loaded checkpoint goes on where it was written.
 
     Some of the ``heldout`` rows are measured now and then: the best values are kept in ``state.best``, and the loop
-    ends early once ``recipe.patience`` measurements in a row have not beaten them.
+    ends early once ``recipe.patience`` measurements in a row after the first pass have not beaten them.
 
     With ``passes`` every step is cut as in the run that they come from, else by the memory that is free now.
 
@@ -43,13 +43,19 @@ def train_steps(
     """
     steps = plan_steps(len(rows), batch_rows=recipe.batch_rows, epochs=recipe.epochs, seed=recipe.seed)
     tokens = sum(len(rows[index].ids) for step in steps for index in step)
-    watch = plan_watch(heldout, tokens=tokens, steps=len(steps), patience=recipe.patience)
+    watch = plan_watch(
+        heldout,
+        tokens=tokens,
+        steps=len(steps),
+        patience=recipe.patience,
+        first_pass=-(-len(rows) // recipe.batch_rows),
+    )
     set_trained(base.model, state.pairs, scale_of(recipe.rank, recipe.alpha, rslora=recipe.rslora))
     recorded = dict(passes)
     if state.micro is None:
         state.micro = MicroBatch.recorded(base, passes[0][1]) if passes else MicroBatch.measured(base)
     for number in range(state.step + 1, len(steps) + 1):
-        if watch.is_over(state.best):
+        if watch.is_over(state.best, number - 1):
             return
         started = time.perf_counter()
         state.micro.tokens = recorded.get(number, state.micro.tokens)

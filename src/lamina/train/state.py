@@ -88,7 +88,6 @@ class TrainState:
         if not math.isfinite(heldout_loss):
             raise FloatingPointError(f"the held-out loss became {heldout_loss}")
         if self.best is not None and heldout_loss >= self.best.loss:
-            self.best.misses += 1
             return
         values = torch.empty_like(self.values) if self.best is None else self.best.values
         self.best = Best(values.copy_(self.values), self.step, heldout_loss)
@@ -110,7 +109,7 @@ class TrainState:
             metadata["micro"] = json.dumps([self.micro.tokens, self.micro.recompute])
         if self.best is not None:
             tensors["best"] = self.best.values
-            metadata["best"] = json.dumps([self.best.step, self.best.loss, self.best.misses])
+            metadata["best"] = json.dumps([self.best.step, self.best.loss])
         write_atomically(path, save({name: tensor.cpu() for name, tensor in tensors.items()}, metadata=metadata))
 
     def load(self, path: Path) -> dict[str, object]:
@@ -125,7 +124,8 @@ class TrainState:
                 for name, tensor in (("values", self.values), ("mean", self.mean), ("variance", self.variance)):
                     tensor.copy_(stored.get_tensor(name))
                 if "best" in metadata:
-                    self.best = Best(stored.get_tensor("best").to(self.values), *json.loads(metadata["best"]))
+                    step, loss = json.loads(metadata["best"])[:2]  # once there was a third
+                    self.best = Best(stored.get_tensor("best").to(self.values), step, loss)
         except (OSError, SafetensorError, RuntimeError) as error:
             raise StackError(f"{path}: damaged checkpoint: {error}", hint=f"start over: rm {path}") from error
         if "micro" in metadata:
