@@ -1,11 +1,14 @@
 """What stacks cost in the llama.cpp engine: layers on top, a change of stack, a new layer, a long answer ahead.
 
-python bench/llama_stacks.py [--threads N] [--json]
+python bench/llama_stacks.py [--threads N] [--wide] [--json]
+
+``--wide`` takes a base of a billion random weights, in the shape of Llama 3.2 1B with the bundled words: what layers
+cost depends on how wide the base is, not on what it says. It wants 12 GB of memory and 7 GB of disk for a while.
 
 Layers have rank 16 on every linear map. ``stack4`` is a stack that the engine knows, which it keeps as one sum;
 ``sum_of_4`` is one that it meets for the first time: the first answer is written with four adapters active, later ones
-with their sum, which is loaded once it is asked for again. ``switch_ms`` is what one-token answers
-take longer when two stacks alternate than when one stack is asked again, both with their prompt in the cache.
+with their sum, which is loaded once it is asked for again. ``switch_ms`` is what one-token answers take longer when two
+stacks alternate than when one stack is asked again, both with their prompt in the cache.
 ``wait_ms`` is until the first token of a stack while another one writes 200.
 """
 
@@ -13,12 +16,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import statistics
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from report import publish
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from lamina.config import BaseSettings
 from lamina.data.render import Renderer
@@ -37,13 +44,43 @@ RANK = 16
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--wide", action="store_true", help="a base of a billion random weights")
     parser.add_argument("--json", action="store_true", help="taken for all benches alike; the line is always printed")
     options = parser.parse_args()
-    publish("llama_stacks", asyncio.run(measure(options.threads)))
+    if not options.wide:
+        publish("llama_stacks", asyncio.run(measure(BaseSettings(), options.threads)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        settings = make_wide(Path(folder))
+        os.environ["LAMINA_CACHE"] = folder  # the GGUF file is of no use afterwards
+        publish("llama_stacks-wide", asyncio.run(measure(settings, options.threads)))
 
 
-async def measure(threads: int) -> dict[str, Any]:
-    base = resolve_base(BaseSettings(), Quiet())
+def make_wide(folder: Path) -> BaseSettings:
+    """Write a random base in the shape of Llama 3.2 1B, with the bundled base's tokenizer."""
+    bundled = load_base(resolve_base(BaseSettings(), Quiet()), dtype=torch.float32)
+    config = LlamaConfig(
+        vocab_size=bundled.model.config.vocab_size,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        bos_token_id=bundled.model.config.bos_token_id,
+        eos_token_id=bundled.model.config.eos_token_id,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "wide")
+    bundled.tokenizer.save_pretrained(folder / "wide")
+    template = folder / "template.jinja"
+    template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}", "utf-8")
+    return BaseSettings(model=str(folder / "wide"), template=template)
+
+
+async def measure(settings: BaseSettings, threads: int) -> dict[str, Any]:
+    base = resolve_base(settings, Quiet())
     loaded = load_base(base, dtype=torch.float32)
     prompt = Renderer(loaded.tokenizer, base.template).prompt([Message("user", "Tell me about the sea.")])
     adapters = {str(place): layer for place, layer in enumerate(_layers(loaded, 5))}
