@@ -28,12 +28,18 @@ from lamina.train.state import TrainState
 TASKS = {"facts": ("facts_train", "facts_test", 144), "lamp": ("tools_late_train", "tools_late_test", 20)}
 # None stands for the recipe that is chosen from the data.
 SETTINGS: dict[str, list[dict[str, Any] | None]] = {
-    "facts": [{"epochs": 1}, None, {"epochs": 3, "learning_rate": 7.5e-4, "rank": 8}],
+    "facts": [
+        {"epochs": 1},
+        None,
+        {"epochs": 3, "learning_rate": 7.5e-4},
+        {"epochs": 3, "learning_rate": 7.5e-4, "rank": 8},
+    ],
     "lamp": [
         {"epochs": 1},
         {"epochs": 3},
         {"epochs": 8},
         None,
+        {"epochs": 8, "learning_rate": 7.5e-4},
         {"epochs": 8, "learning_rate": 7.5e-4, "rank": 8},
     ],
 }

@@ -34,12 +34,11 @@ def values(choices: dict[str, Choice]) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        (1, {"batch_rows": 8, "epochs": 24.0, "learning_rate": 7.5e-4}),
-        (40, {"batch_rows": 8, "epochs": 5.0, "learning_rate": 7.5e-4}),
-        (144, {"batch_rows": 8, "epochs": 3.0, "learning_rate": 7.5e-4}),
-        (300, {"batch_rows": 8, "epochs": 2.0, "learning_rate": 7.5e-4}),
-        (608, {"batch_rows": 8, "epochs": 2.0, "learning_rate": 5e-4}),
-        (1_592, {"batch_rows": 8, "epochs": 2.0, "learning_rate": 5e-4}),
+        (1, {"batch_rows": 4, "epochs": 24.0, "learning_rate": 7.5e-4}),
+        (40, {"batch_rows": 4, "epochs": 3.0, "learning_rate": 7.5e-4}),
+        (144, {"batch_rows": 4, "epochs": 2.0, "learning_rate": 7.5e-4}),
+        (300, {"batch_rows": 4, "epochs": 2.0, "learning_rate": 5e-4}),
+        (1_599, {"batch_rows": 4, "epochs": 2.0, "learning_rate": 5e-4}),
         (1_600, {"batch_rows": 8, "epochs": 1.0, "learning_rate": 5e-4}),
         (2_000, {"batch_rows": 8, "epochs": 1.0, "learning_rate": 5e-4}),
         (9_500, {"batch_rows": 16, "epochs": 1.0, "learning_rate": 5e-4}),
@@ -66,11 +65,11 @@ def test_the_defaults_are_the_middle() -> None:
 def test_reasons_name_their_numbers() -> None:
     assert {key: choice.reason for key, choice in choose(size(144, 618), Recipe()).items()} == {
         "rank": "618 trained tokens fit into 4,884,480 parameters",
-        "batch_rows": "144 rows in 18 steps a pass",
-        "epochs": "18 steps a pass, 54 steps in all: few rows take more passes",
-        "learning_rate": "54 steps, a short run: 15 times a full fine-tuning's 5e-05",
+        "batch_rows": "144 rows in 36 steps a pass",
+        "epochs": "36 steps a pass, 72 steps in all: few rows take more passes",
+        "learning_rate": "72 steps, a short run: 15 times a full fine-tuning's 5e-05",
     }
-    assert choose(size(8), Recipe())["batch_rows"].reason == "8 rows in 1 step a pass"
+    assert choose(size(4), Recipe())["batch_rows"].reason == "4 rows in 1 step a pass"
     assert choose(size(9, 10**12), Recipe())["rank"].reason.startswith("1,000,000,000,000 trained tokens are more than")
 
 
@@ -91,7 +90,7 @@ def test_choices_are_within_range_and_repeat(size: DataSize) -> None:
     assert set(chosen) == KEYS
     recipe = Recipe.model_validate(values(chosen))
     assert 8 <= recipe.rank <= 256
-    assert 8 <= recipe.batch_rows <= 32
+    assert 4 <= recipe.batch_rows <= 32
     assert 1 <= recipe.epochs <= 24
     assert 5e-4 <= recipe.learning_rate <= 7.5e-4
     assert choose(size, Recipe()) == chosen

@@ -15,12 +15,13 @@ __all__ = ["Choice", "DataSize", "choose"]
 _RANK = 16
 _LARGEST_RANK = 256
 _PARAMETERS_PER_TOKEN_TINY = 20_000
+_FEW_ROWS = 1600
+_SMALL_BATCH_ROWS = 4
 _BATCH_ROWS = 8
 _LARGEST_BATCH_ROWS = 32
 _MOST_STEPS_PER_PASS = 1000
 _FEWEST_STEPS = 24
 _ENOUGH_STEPS = 48
-_SHORT_PASS_STEPS = 200
 _MOST_PASSES = 3
 _RATE = 5e-4
 _SHORT_RUN_RATE = 7.5e-4
@@ -67,7 +68,7 @@ def choose(size: DataSize, recipe: Recipe) -> dict[str, Choice]:
     settle("rank", _choose_rank(size))
     batch_rows = settle("batch_rows", _choose_batch_rows(size.rows))
     steps_per_pass = max(1, -int(-size.rows // batch_rows))
-    epochs = settle("epochs", _choose_epochs(steps_per_pass))
+    epochs = settle("epochs", _choose_epochs(size.rows, steps_per_pass))
     settle("learning_rate", _choose_learning_rate(max(1, round(epochs * steps_per_pass))))
     return chosen
 
@@ -85,16 +86,16 @@ def _choose_rank(size: DataSize) -> Choice:
 
 
 def _choose_batch_rows(rows: int) -> Choice:
-    batch_rows = _BATCH_ROWS
+    batch_rows = _SMALL_BATCH_ROWS if rows < _FEW_ROWS else _BATCH_ROWS
     while rows > batch_rows * _MOST_STEPS_PER_PASS and batch_rows < _LARGEST_BATCH_ROWS:
         batch_rows *= 2
     return Choice(batch_rows, f"{rows:,} rows in {_steps(max(1, -(-rows // batch_rows)))} a pass")
 
 
-def _choose_epochs(steps_per_pass: int) -> Choice:
+def _choose_epochs(rows: int, steps_per_pass: int) -> Choice:
     at_least = -(-_FEWEST_STEPS // steps_per_pass)
     enough = min(_MOST_PASSES, -(-_ENOUGH_STEPS // steps_per_pass))
-    passes = max(at_least, enough, 2 if steps_per_pass < _SHORT_PASS_STEPS else 1)
+    passes = max(at_least, enough, 2 if rows < _FEW_ROWS else 1)
     why = f"{_steps(steps_per_pass)} a pass"
     if passes > 1:
         why += f", {_steps(passes * steps_per_pass)} in all: few rows take more passes"
