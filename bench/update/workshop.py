@@ -23,6 +23,7 @@ from lamina.stack.layers import read_stack, write_stack
 from lamina.stack.lineage import get_ref, set_head, set_ref
 from lamina.stack.manifest import StackConfig
 from lamina.stack.store import write_atomically
+from lamina.train.choose import DataSize, choose
 
 __all__ = [
     "FULL",
@@ -236,13 +237,15 @@ def open_workshop(
 ) -> Workshop:
     """Return the project of a seed, made on first use; on the bundled base unless ``base`` says another.
 
-    Its folder is named after the rows, the items and the recipe's defaults, so that runs of other sizes or defaults are
-    never mixed.
+    Its folder is named after the rows, the items, the recipe's defaults and what is chosen for a skill's rows, so that
+    runs of other sizes, defaults or rules are never mixed.
     """
     skills = read_skills(data, plan.cut)
     guards = {name: _sampled(data / "regression" / f"{name}.jsonl", plan.guards) for name in GUARDS}
     files = _files(skills, plan, data) | {f"guard/{name}": lines for name, lines in guards.items()}
-    same = [files, Recipe().model_dump(mode="json"), asdict(plan.cut)]
+    size = DataSize(rows=plan.cut.rows, trained_tokens=plan.cut.rows, parameters_per_rank=1)
+    chosen = {key: choice.value for key, choice in choose(size, Recipe()).items()}
+    same = [files, Recipe().model_dump(mode="json"), chosen, asdict(plan.cut)]
     key = Digest.of_bytes(json.dumps(same, sort_keys=True).encode()).short
     folder = work / f"{plan.name}-{key}" / f"seed{seed}"
     if not (folder / "ready").exists():
