@@ -14,7 +14,7 @@ from lamina.infer.score import score_rows
 from lamina.ops.project import open_project
 from lamina.records import Conversation, Message, Quiet
 
-TRAIN = ("--rank", "8", "--learning-rate", "0.005", "--epochs", "20", "--replay", "1")
+TRAIN = ("--rank", "8", "--learning-rate", "0.005", "--epochs", "20", "--replay", "1", "--batch-rows", "8")
 
 
 def teach(cli: Callable[..., Any], name: str, prompts: str, answer: str) -> None:

@@ -31,7 +31,7 @@ from lamina.stack.lineage import get_ref, history, list_refs
 from lamina.stack.store import Store
 from lamina.train.passes import mean_loss
 
-TRAIN = ("--rank", "8", "--learning-rate", "0.01", "--epochs", "12")
+TRAIN = ("--rank", "8", "--learning-rate", "0.01", "--epochs", "12", "--batch-rows", "8")
 
 
 def write_rows(path: str, count: int, word: str) -> None:

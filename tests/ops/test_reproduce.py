@@ -20,7 +20,7 @@ from lamina.stack.manifest import Origin
 from lamina.stack.store import Store
 from lamina.train import memory, passes
 
-TRAIN = ("--rank", "4", "--learning-rate", "0.02", "--epochs", "2")
+TRAIN = ("--rank", "4", "--learning-rate", "0.02", "--epochs", "2", "--batch-rows", "8")
 
 
 def write_rows(path: str, count: int, start: int = 0) -> None:

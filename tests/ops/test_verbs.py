@@ -76,8 +76,8 @@ def test_update_trains_only_new_rows_with_replay(project: Path, cli: Callable[..
         "rank": "flag",
         "epochs": "flag",
         "replay": "flag",
-        "batch_rows": "data: 15 rows in 2 steps a pass",
-        "learning_rate": "data: 4 steps, a short run: 15 times a full fine-tuning's 5e-05",
+        "batch_rows": "data: 15 rows in 4 steps a pass",
+        "learning_rate": "data: 8 steps, a short run: 15 times a full fine-tuning's 5e-05",
     }
     log = cli("log", "--json").json
     assert [layer["name"] for layer in log["layers"]] == ["fox", "fox.2"]
