@@ -26,10 +26,8 @@ from stream import SKILLS
 from workshop import FULL, STAGES, Stage, Workshop, dev_suite, open_workshop
 
 from lamina.cli.progress import TerminalProgress
-from lamina.ops.train import make_layer
 from lamina.stack.layers import read_layer
 from lamina.stack.manifest import StackConfig
-from lamina.stack.order import add_layer
 
 # Passes, rows a step and learning rate; no run stops early.
 GRID = ((1.0, 8, 5e-4), (2.0, 8, 5e-4), (2.0, 8, 1e-3), (2.0, 4, 5e-4), (2.0, 2, 5e-4))
@@ -80,10 +78,7 @@ def measure(
 
 def grow(shop: Workshop, stage: Stage, parent: StackConfig, **changed: float) -> StackConfig:
     """Return ``parent`` with the stage's layer on top, by the defaults but for ``changed``."""
-    recipe = shop.recipe.model_copy(update=changed)
-    data = shop.prepared(shop.rows_of(stage), recipe)
-    made = make_layer(shop.on("main"), data, name=stage.name, recipe=recipe, origins={}, parent=parent)
-    return add_layer(shop.project.store, parent, made.layer, made.scale)
+    return shop.grown(parent, shop.rows_of(stage), stage.name, shop.recipe.model_copy(update=changed))
 
 
 if __name__ == "__main__":

@@ -23,10 +23,9 @@ from workshop import GUARDS, POINTS, STAGES, SVAMP, Stage, Workshop, dev_suite
 
 from lamina.errors import UsageError
 from lamina.ops.evaluate import prefixes
-from lamina.ops.train import make_layer, train_layer
+from lamina.ops.train import train_layer
 from lamina.ops.update import update
 from lamina.stack.manifest import StackConfig
-from lamina.stack.order import add_layer
 
 __all__ = [
     "FOUR",
@@ -228,9 +227,7 @@ def _join(shop: Workshop, point: int, rate: float | None) -> None:
     if shop.held(branch) is not None:
         return
     recipe = joint_recipe(shop, point, rate)
-    data = shop.prepared(shop.file("joint", str(point)), recipe)
-    made = make_layer(shop.on("main"), data, name="joint", recipe=recipe, origins={}, parent=shop.bare)
-    shop.keep(branch, add_layer(shop.project.store, shop.bare, made.layer, made.scale))
+    shop.keep(branch, shop.grown(shop.bare, shop.file("joint", str(point)), "joint", recipe))
 
 
 def _score_joint(shop: Workshop, point: int) -> None:
@@ -273,9 +270,7 @@ def _pile(shop: Workshop, order: str, height: int) -> None:
     if len(stack.layers) >= height:
         return
     name = _BY_LETTER[order[height - 1]]
-    data = shop.prepared(shop.file("first", name), shop.recipe)
-    made = make_layer(shop.on("main"), data, name=name, recipe=shop.recipe, origins={}, parent=stack)
-    shop.keep(branch, add_layer(shop.project.store, stack, made.layer, made.scale))
+    shop.keep(branch, shop.grown(stack, shop.file("first", name), name, shop.recipe))
 
 
 def _score_order(shop: Workshop, order: str) -> None:

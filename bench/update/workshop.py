@@ -17,11 +17,13 @@ from lamina.ops.evaluate import evaluate, find_suites
 from lamina.ops.project import Project, init_project, open_project
 from lamina.ops.results import read_score
 from lamina.ops.rows import TrainingData, prepare_rows, read_files
+from lamina.ops.train import make_layer
 from lamina.records import Matrix, Progress
 from lamina.refs import Digest
 from lamina.stack.layers import read_stack, write_stack
 from lamina.stack.lineage import get_ref, set_head, set_ref
 from lamina.stack.manifest import StackConfig
+from lamina.stack.order import add_layer
 from lamina.stack.store import write_atomically
 from lamina.train.choose import DataSize, choose
 
@@ -184,6 +186,12 @@ class Workshop:
     def prepared(self, path: Path, recipe: Recipe) -> TrainingData:
         """Return a file's rows, ready to train on."""
         return prepare_rows(self.project, *read_files(self.project, [path]), recipe)
+
+    def grown(self, parent: StackConfig, rows: Path, name: str, recipe: Recipe) -> StackConfig:
+        """Return ``parent`` with a layer on top, trained on a file's rows; what was trained before is found again."""
+        data = self.prepared(rows, recipe)
+        made = make_layer(self.on("main"), data, name=name, recipe=recipe, origins={}, parent=parent)
+        return add_layer(self.project.store, parent, made.layer, made.scale)
 
     def held(self, branch: str) -> StackConfig | None:
         """Return the stack of a branch; None if there is no such branch yet."""

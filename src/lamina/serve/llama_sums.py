@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 from lamina.serve.engine import Layers
 
@@ -21,7 +21,7 @@ class AskedSums:
     def __init__(self) -> None:
         """Start with nothing asked for."""
         self._asked: OrderedDict[Layers, int] = OrderedDict()
-        self._kept: OrderedDict[Layers, None] = OrderedDict()
+        self._kept: deque[Layers] = deque(maxlen=_MOST_KEPT)
         self._last = -_PAUSE_S
 
     @property
@@ -45,6 +45,5 @@ class AskedSums:
 
     def keep(self, layers: Layers) -> None:
         """Have this sum from now on; the one that was kept longest makes room for it."""
-        self._kept[layers] = None
-        while len(self._kept) > _MOST_KEPT:
-            self._kept.popitem(last=False)
+        if layers not in self._kept:
+            self._kept.append(layers)
