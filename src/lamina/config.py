@@ -92,12 +92,12 @@ class Recipe(BaseModel):
     patience: int = Field(
         3,
         ge=0,
-        description="misses in a row of the best held-out loss that end a run, after its first pass; 0 for none",
+        description="held-out losses in a row worse than the best that end a run, after its first pass; 0 for none",
     )
-    replay: float = Field(0.3, ge=0, le=10, description="tokens of earlier layers mixed in, as a share of the new ones")
+    replay: float = Field(1.0, ge=0, le=10, description="tokens of earlier layers mixed in, as a share of the new ones")
     replay_by: Literal["tokens", "rows"] = Field("tokens", description="what replay counts; rows as lamina once did")
     anchors: float = Field(0.0, ge=0, le=10, description="tokens of the bare base's own writing mixed in, as a share")
-    kl: float = Field(0.0, ge=0, le=1, description="share of a replayed row's target that is what the parent predicts")
+    kl: float = Field(0.5, ge=0, le=1, description="share of a replayed row's target that is what the parent predicts")
     start: Start = Field("apart", description="where A starts: seeded (as lamina once did), apart or orthogonal")
     scale: Literal["searched", "one"] = Field("searched", description="weight in the stack: by held-out rows, or 1")
     seed: int = Field(0, ge=0, description="seed of initialisation, shuffling and held-out choice")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import getpass
+import itertools
 import json
-import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -334,11 +334,10 @@ def test_law_6_kill_9_then_again_gives_the_same_bits(
     assert train_with(whole, Quiet()).config.weights == resumed
 
 
-def write_noise(path: Path) -> None:
-    """Rows with nothing to learn but themselves, so that the held-out loss rises again."""
-    draw = random.Random(0)
-    words = ["".join(draw.choices("abcdefgh", k=6)) for _ in range(60)]
-    path.write_text("".join(json.dumps({"prompt": word, "completion": word[::-1]}) + "\n" for word in words))
+def rise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let held-out losses fall once and then rise, whatever the model; a base this small cannot learn rows by heart."""
+    height = itertools.chain([3.0, 2.0], itertools.count(2.1, 0.1))
+    monkeypatch.setattr("lamina.train.loop.row_losses", lambda base, rows: [next(height)] * len(rows))
 
 
 OVERFITTING = {"epochs": 30.0, "heldout": 0.3, "patience": 2}
@@ -348,12 +347,13 @@ def test_a_run_stops_early_and_its_best_step_is_the_layer(project: Path, monkeyp
     measured: dict[int, tuple[float, Any]] = {}
     compare = TrainState.compare
 
-    def spy(self: TrainState, heldout_loss: float) -> None:
-        measured[self.step] = (heldout_loss, self.adapter(scale_of(4, 32.0, rslora=False)))
-        compare(self, heldout_loss)
+    def spy(self: TrainState, losses: Sequence[float]) -> None:
+        measured[self.step] = (sum(losses), self.adapter(scale_of(4, 32.0, rslora=False)))
+        compare(self, losses)
 
     monkeypatch.setattr(TrainState, "compare", spy)
-    write_noise(project / "rows.jsonl")
+    rise(monkeypatch)
+    write_rows(project / "rows.jsonl", 60)
     said = Noting()
     stopped = train_with(project, said, **OVERFITTING).config
     (early,) = [note for note in said.notes if note.startswith("Stopped at step")]
@@ -371,18 +371,20 @@ def test_a_run_stops_early_and_its_best_step_is_the_layer(project: Path, monkeyp
 
 @pytest.mark.parametrize("stop_at", [2, 15, 28])
 def test_law_6_holds_with_early_stopping(
-    project: Path, base_folders: Any, cli: Any, tmp_path: Path, stop_at: int
+    project: Path, base_folders: Any, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
     import signal
 
-    write_noise(project / "rows.jsonl")
+    rise(monkeypatch)
+    write_rows(project / "rows.jsonl", 60)
     with pytest.raises(KeyboardInterrupt):
         train_with(project, Interrupting(stop_at, lambda: signal.raise_signal(signal.SIGINT)), **OVERFITTING)
     resumed = train_with(project, Quiet(), **OVERFITTING).config
 
     whole = tmp_path / "whole"
     assert cli("init", str(whole), "--base", str(base_folders["llama"])).code == 0
-    write_noise(whole / "rows.jsonl")
+    rise(monkeypatch)
+    write_rows(whole / "rows.jsonl", 60)
     expected = train_with(whole, Quiet(), **OVERFITTING).config
     assert (resumed.weights, resumed.cost.steps) == (expected.weights, expected.cost.steps)
     assert resumed.heldout_loss_after == expected.heldout_loss_after

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -54,35 +56,88 @@ def test_nothing_is_planned_where_it_would_tell_nothing() -> None:
     assert plan_watch(make_rows(8), tokens=1e9, steps=1, patience=3) == Watch()
 
 
+def best_with(*misses: int) -> Best:
+    return Best(torch.zeros(1), step=2, losses=(1.0,), misses=misses)
+
+
 def test_a_run_is_over_after_so_many_misses() -> None:
-    best, steps = Best(torch.zeros(1), step=4, loss=1.0), frozenset({2, 4, 6, 8, 10})
-    assert not Watch(steps=steps, patience=3).is_over(None, 10)
-    assert [Watch(steps=steps, patience=2).is_over(best, step) for step in (4, 6, 7, 8)] == [False, False, False, True]
-    assert not Watch(steps=steps, patience=4).is_over(best, 10)
-    assert not Watch(steps=steps, patience=0).is_over(best, 10)
+    assert not Watch(patience=3).is_over(None)
+    assert [Watch(patience=2).is_over(best_with(*misses)) for misses in ((), (4,), (4, 6))] == [False, False, True]
+    assert not Watch(patience=0).is_over(best_with(4, 6, 8))
 
 
 def test_nothing_that_is_missed_in_the_first_pass_ends_a_run() -> None:
-    best, steps = Best(torch.zeros(1), step=2, loss=1.0), frozenset(range(2, 22, 2))
-    watch = Watch(steps=steps, patience=2, first_pass=12)
-    assert [step for step in range(21) if watch.is_over(best, step)] == [16, 17, 18, 19, 20]
-    assert not Watch(steps=steps, patience=2, first_pass=20).is_over(best, 20)  # a run of one pass
+    watch = Watch(patience=2, first_pass=12)
+    told = [(10, 12), (10, 12, 14), (12, 14, 16)]
+    assert [watch.is_over(best_with(*misses)) for misses in told] == [False, False, True]
 
 
-def test_the_lowest_loss_is_kept_and_restored() -> None:
+@pytest.mark.parametrize(
+    ("later", "beaten"),
+    [
+        ((1.1, 2.1, 3.1, 4.1), True),  # each row a little
+        ((1.1, 2.2, 3.0, 4.1), True),
+        ((1.9, 2.0, 3.0, 4.0), False),  # one row much, the others not: chance
+        ((1.5, 1.6, 3.5, 3.6), False),
+        ((1.0, 2.0, 3.0, 4.0), False),
+        ((0.9, 1.9, 2.9, 3.9), False),
+    ],
+)
+def test_worse_is_what_is_worse_beyond_chance_row_by_row(later: tuple[float, ...], beaten: bool) -> None:
+    assert Best(torch.zeros(1), step=2, losses=(1.0, 2.0, 3.0, 4.0)).beats(later) is beaten
+
+
+def test_chance_is_mistaken_as_rarely_as_two_standard_errors_say() -> None:
+    draw = torch.Generator().manual_seed(0)
+    told = torch.randn(4000, 25, generator=draw).tolist()
+    best = Best(torch.zeros(1), step=2, losses=(0.0,) * 25)
+    assert 0.02 < sum(best.beats(losses) for losses in told) / len(told) < 0.04  # 2.8 % of t with 24 degrees
+
+
+def measured(*losses: tuple[float, ...]) -> TrainState:
+    """Return a state that was measured so, its values 1 after the first step, 2 after the second, and so on."""
     state = make_state()
-    state.restore_best()  # nothing was measured
-    for step, loss in enumerate((3.0, 2.0, 2.0, 2.5), start=1):
+    for step, found in enumerate(losses, start=1):
         state.step = step
         state.values.fill_(step)
-        state.compare(loss)
+        state.compare(found)
+    return state
+
+
+def test_the_best_is_restored_if_the_end_is_worse() -> None:
+    state = measured((3.0, 3.0), (1.0, 1.0), (1.0, 1.0), (2.0, 2.1), (2.0, 2.1))
     assert state.best is not None
-    assert (state.best.step, state.best.loss) == (2, 2.0)
-    state.restore_best()
+    assert (state.best.step, state.best.loss, state.best.misses) == (2, 2.0, (4, 5))
+    assert state.restore_best()
     assert torch.equal(state.values, torch.full_like(state.values, 2.0))
     assert torch.equal(state.pairs["a"][1], torch.full((4, 2), 2.0))  # the model's views follow
 
 
+def test_the_end_is_kept_unless_it_is_worse_beyond_chance() -> None:
+    assert not make_state().restore_best()  # nothing was measured
+    state = measured((3.0, 3.0), (1.0, 1.0), (2.0, 2.1), (0.9, 1.9))
+    assert state.best is not None
+    assert (state.best.step, state.best.misses) == (2, ())
+    assert not state.restore_best()
+    assert torch.equal(state.values, torch.full_like(state.values, 4.0))
+
+
+def test_a_checkpoint_of_an_earlier_lamina_has_no_best(tmp_path: Path) -> None:
+    state = measured((3.0, 3.0), (1.0, 1.0), (2.0, 2.1))
+    path = tmp_path / "checkpoint.safetensors"
+    state.save(path, {})
+    again = make_state()
+    again.load(path)
+    assert again.best is not None
+    assert (again.step, again.best.step, again.best.losses, again.best.misses) == (3, 2, (1.0, 1.0), (3,))
+    written = path.read_bytes()
+    assert b"[2, [1.0, 1.0], [3]]" in written
+    path.write_bytes(written.replace(b"[2, [1.0, 1.0], [3]]", b"[2, 1.0]            "))
+    older = make_state()
+    older.load(path)
+    assert (older.best, older.step) == (None, 3)
+
+
 def test_a_loss_that_is_no_number_ends_the_run() -> None:
     with pytest.raises(FloatingPointError, match="held-out loss became nan"):
-        make_state().compare(float("nan"))
+        make_state().compare([1.0, float("nan")])

@@ -1,5 +1,7 @@
 """Training: it learns, and it resumes bit for bit (law 6)."""
 
+import itertools
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,9 +20,6 @@ from lamina.train.schedule import learning_rate, plan_steps
 from lamina.train.state import TrainState
 
 RECIPE = Recipe(rank=4, epochs=3, batch_rows=4, learning_rate=1e-2)
-
-
-# Rows of noise: what is learnt by heart makes other noise less likely, so the held-out loss soon rises.
 STOPPING = RECIPE.model_copy(update={"epochs": 30.0, "patience": 2})
 
 
@@ -35,6 +34,17 @@ def make_rows(seed: int = 0) -> list[TokenRow]:
 
 def make_heldout() -> list[TokenRow]:
     return [TokenRow(row.ids[:5], (False,) + (True,) * 4) for row in make_rows(seed=1)[:8]]
+
+
+def rise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let held-out losses fall once and then rise, whatever the model; a base this small cannot learn rows by heart."""
+    height = itertools.chain([3.0, 2.0], itertools.count(2.1, 0.1))
+
+    def losses(base: LoadedBase, rows: Sequence[TokenRow]) -> list[float]:
+        now = next(height)
+        return [now + 0.01 * index for index in range(len(rows))]
+
+    monkeypatch.setattr("lamina.train.loop.row_losses", losses)
 
 
 def start(base: LoadedBase) -> TrainState:
@@ -85,26 +95,25 @@ def test_resumed_run_equals_the_uninterrupted_one(llama_base: LoadedBase, tmp_pa
     assert torch.equal(resumed.variance, whole.variance)
 
 
-def test_it_stops_early_and_keeps_the_best(llama_base: LoadedBase) -> None:
+def test_it_stops_early_and_keeps_the_best(llama_base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, heldout = make_rows(), make_heldout()
     patient = start(llama_base)
+    rise(monkeypatch)
     everything = list(train_steps(llama_base, patient, rows, STOPPING.model_copy(update={"patience": 0}), heldout))
     assert len(everything) == everything[-1].steps == 90
-    measured = {record.step: record.heldout_loss for record in everything if record.heldout_loss is not None}
-    best = min(measured, key=lambda step: measured[step])
-    after = sorted(step for step in measured if step > best)
-    assert min(measured) < best
-    assert (after[-1], len(after) > 2) == (90, True)  # or there would be nothing to stop for
+    measured = [record.step for record in everything if record.heldout_loss is not None]
+    best, end = measured[1], measured[3]
 
     state = start(llama_base)
+    rise(monkeypatch)
     stopped = list(train_steps(llama_base, state, rows, STOPPING, heldout))
-    assert stopped[-1].step == after[1]
-    assert [record.loss for record in stopped] == [record.loss for record in everything[: after[1]]]
+    assert stopped[-1].step == end < 90
+    assert [record.loss for record in stopped] == [record.loss for record in everything[:end]]
     assert list(train_steps(llama_base, state, rows, STOPPING, heldout)) == []
     for run in (patient, state):
-        run.restore_best()
+        assert run.best is not None
+        assert (run.best.step, run.restore_best()) == (best, True)
     assert torch.equal(state.values, patient.values)
-    assert mean_loss(llama_base, heldout) == measured[best]
 
     direct = start(llama_base)
     steps = train_steps(llama_base, direct, rows, STOPPING)
@@ -115,13 +124,15 @@ def test_it_stops_early_and_keeps_the_best(llama_base: LoadedBase) -> None:
 
 @pytest.mark.parametrize("stop_at", [1, 13, 26, 39, 50])
 def test_resumed_run_stops_early_where_the_uninterrupted_one_does(
-    llama_base: LoadedBase, tmp_path: Path, stop_at: int
+    llama_base: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
     rows, heldout = make_rows(), make_heldout()
     whole = start(llama_base)
+    rise(monkeypatch)
     records = list(train_steps(llama_base, whole, rows, STOPPING, heldout))
     assert stop_at < len(records) < 90
     stopped = start(llama_base)
+    rise(monkeypatch)
     steps = train_steps(llama_base, stopped, rows, STOPPING, heldout)
     for _ in range(stop_at):
         next(steps)
@@ -136,11 +147,14 @@ def test_resumed_run_stops_early_where_the_uninterrupted_one_does(
     assert resumed.best is not None
     assert torch.equal(resumed.values, whole.values)
     assert torch.equal(resumed.best.values, whole.best.values)
-    assert (resumed.best.step, resumed.best.loss) == (whole.best.step, whole.best.loss)
+    assert (resumed.best.losses, resumed.best.misses) == (whole.best.losses, whole.best.misses)
 
 
-def test_a_checkpoint_of_the_last_step_is_still_over(llama_base: LoadedBase, tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_last_step_is_still_over(
+    llama_base: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows, heldout = make_rows(), make_heldout()
+    rise(monkeypatch)
     whole = start(llama_base)
     list(train_steps(llama_base, whole, rows, STOPPING, heldout))
     whole.save(tmp_path / "c.safetensors", {})

@@ -164,10 +164,9 @@ def _keep_best(project: Project, state: TrainState, planned: int) -> None:
     if state.best is None:
         return
     if state.step < planned:
-        project.progress.note(f"Stopped at step {state.step} of {planned}: the held-out loss no longer fell")
-    if state.best.step < state.step:
+        project.progress.note(f"Stopped at step {state.step} of {planned}: the held-out loss rose")
+    if state.restore_best():
         project.progress.note(f"Held-out loss was best at step {state.best.step} of {planned}; kept that one")
-    state.restore_best()
 
 
 @contextmanager

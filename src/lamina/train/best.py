@@ -1,7 +1,13 @@
-"""When a run is measured on rows it never trains on, which values did best there, and when to stop waiting."""
+"""When a run is measured on rows it never trains on, which values did best there, and when to stop waiting.
+
+A few held-out rows tell little: the lowest of many measurements is mostly chance. So a measurement counts as worse than
+the best one only if the difference is beyond chance, row by row; else the later step is as good, and has learnt more.
+"""
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +22,7 @@ _FEWEST_ROWS = 8
 _SHARE_OF_TIME = 0.05
 # Training a token takes a forward pass and about as much again backward, since no frozen weight gets a gradient.
 _COST_OF_A_TOKEN = 0.5
+_STANDARD_ERRORS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +32,7 @@ class Watch:
     Attributes:
         rows: what is measured.
         steps: after which steps.
-        patience: how many measurements without a new best end the run; 0 for none.
+        patience: how many misses in a row end the run; 0 for none.
         first_pass: the step that ends the first pass. Misses up to there do not count: a row that is seen for the first
             time cannot be learnt by heart, and while the rate is high the loss goes up and down.
     """
@@ -35,11 +42,11 @@ class Watch:
     patience: int = 0
     first_pass: int = 0
 
-    def is_over(self, best: Best | None, step: int) -> bool:
-        """Return whether the last ``patience`` measurements up to ``step`` all count and all missed the best one."""
+    def is_over(self, best: Best | None) -> bool:
+        """Return whether as many measurements in a row as there is patience for were misses, and count."""
         if best is None or not self.patience:
             return False
-        return sum(max(best.step, self.first_pass) < each <= step for each in self.steps) >= self.patience
+        return sum(step > self.first_pass for step in best.misses) >= self.patience
 
 
 @dataclass(slots=True)
@@ -48,12 +55,25 @@ class Best:
 
     Attributes:
         values: the flat vector of all factors, as it was after ``step``.
-        loss: nats per trained token on the watched rows.
+        losses: of each watched row, in nats over its trained tokens.
+        misses: the steps after it whose measurements were worse beyond chance: those in a row up to the last one.
     """
 
     values: Tensor
     step: int
-    loss: float
+    losses: tuple[float, ...]
+    misses: tuple[int, ...] = ()
+
+    @property
+    def loss(self) -> float:
+        """The sum over the rows."""
+        return sum(self.losses)
+
+    def beats(self, losses: Sequence[float]) -> bool:
+        """Return whether the same rows' later ``losses`` are worse beyond chance: by two standard errors, paired."""
+        changes = [later - mine for later, mine in zip(losses, self.losses, strict=True)]
+        error = statistics.stdev(changes) * math.sqrt(len(changes)) if len(changes) > 1 else 0.0
+        return sum(changes) > _STANDARD_ERRORS * error
 
 
 def plan_watch(heldout: Sequence[TokenRow], *, tokens: float, steps: int, patience: int, first_pass: int = 0) -> Watch:

@@ -12,7 +12,7 @@ from lamina.model.base import LoadedBase
 from lamina.records import StepRecord, TokenRow
 from lamina.train.best import plan_watch
 from lamina.train.memory import MicroBatch, PassSizes
-from lamina.train.passes import accumulate, mean_loss
+from lamina.train.passes import accumulate, row_losses
 from lamina.train.schedule import learning_rate, plan_steps
 from lamina.train.state import TrainState
 
@@ -33,7 +33,7 @@ def train_steps(
     after ``state.step``, so that a loaded checkpoint goes on where it was written.
 
     Some of the ``heldout`` rows are measured now and then: the best values are kept in ``state.best``, and the loop
-    ends early once ``recipe.patience`` measurements in a row after the first pass have not beaten them.
+    ends early once ``recipe.patience`` measurements in a row after the first pass were worse than them beyond chance.
 
     With ``passes`` every step is cut as in the run that they come from, else by the memory that is free now.
 
@@ -55,7 +55,7 @@ def train_steps(
     if state.micro is None:
         state.micro = MicroBatch.recorded(base, passes[0][1]) if passes else MicroBatch.measured(base)
     for number in range(state.step + 1, len(steps) + 1):
-        if watch.is_over(state.best, number - 1):
+        if watch.is_over(state.best):
             return
         started = time.perf_counter()
         state.micro.tokens = recorded.get(number, state.micro.tokens)
@@ -67,9 +67,7 @@ def train_steps(
         norm = state.update(
             learning_rate=rate, weight_decay=recipe.weight_decay, clip=recipe.clip, b_rate=recipe.b_rate
         )
-        heldout_loss = mean_loss(base, watch.rows) if number in watch.steps else None
-        if heldout_loss is not None:
-            state.compare(heldout_loss)
+        heldout_loss = _measure(base, state, watch.rows) if number in watch.steps else None
         yield StepRecord(
             step=number,
             steps=len(steps),
@@ -83,3 +81,10 @@ def train_steps(
             divergence=found.divergence,
             pass_tokens=state.micro.tokens,
         )
+
+
+def _measure(base: LoadedBase, state: TrainState, rows: Sequence[TokenRow]) -> float:
+    """Return the rows' loss in nats per trained token, after ``state`` has compared it with its best."""
+    losses = row_losses(base, rows)
+    state.compare(losses)
+    return sum(losses) / sum(row.trained_count for row in rows)

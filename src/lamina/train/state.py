@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -79,23 +79,30 @@ class TrainState:
         self.gradient.zero_()
         return norm
 
-    def compare(self, heldout_loss: float) -> None:
-        """Keep a copy of the values as they are now if no measurement before had so low a held-out loss.
+    def compare(self, losses: Sequence[float]) -> None:
+        """Keep a copy of the values as they are now if no measurement before was so low, or note a miss.
+
+        Args:
+            losses: of each watched row, in nats over its trained tokens.
 
         Raises:
-            FloatingPointError: if the loss is not finite.
+            FloatingPointError: if a loss is not finite.
         """
-        if not math.isfinite(heldout_loss):
-            raise FloatingPointError(f"the held-out loss became {heldout_loss}")
-        if self.best is not None and heldout_loss >= self.best.loss:
-            return
-        values = torch.empty_like(self.values) if self.best is None else self.best.values
-        self.best = Best(values.copy_(self.values), self.step, heldout_loss)
+        total = sum(losses)
+        if not math.isfinite(total):
+            raise FloatingPointError(f"the held-out loss became {total}")
+        if self.best is None or total < self.best.loss:
+            values = torch.empty_like(self.values) if self.best is None else self.best.values
+            self.best = Best(values.copy_(self.values), self.step, tuple(losses))
+        else:
+            self.best.misses = (*self.best.misses, self.step) if self.best.beats(losses) else ()
 
-    def restore_best(self) -> None:
-        """Go back to the values that did best on held-out rows, where any were measured."""
-        if self.best is not None:
-            self.values.copy_(self.best.values)
+    def restore_best(self) -> bool:
+        """Go back to the values that did best on held-out rows if the last ones did worse; return whether they did."""
+        if self.best is None or not self.best.misses:
+            return False
+        self.values.copy_(self.best.values)
+        return True
 
     def save(self, path: Path, notes: Mapping[str, object]) -> None:
         """Write a checkpoint that appears whole or not at all; ``notes`` (JSON) travel with it.
@@ -109,7 +116,7 @@ class TrainState:
             metadata["micro"] = json.dumps([self.micro.tokens, self.micro.recompute])
         if self.best is not None:
             tensors["best"] = self.best.values
-            metadata["best"] = json.dumps([self.best.step, self.best.loss])
+            metadata["best"] = json.dumps([self.best.step, self.best.losses, self.best.misses])
         write_atomically(path, save({name: tensor.cpu() for name, tensor in tensors.items()}, metadata=metadata))
 
     def load(self, path: Path) -> dict[str, object]:
@@ -124,8 +131,10 @@ class TrainState:
                 for name, tensor in (("values", self.values), ("mean", self.mean), ("variance", self.variance)):
                     tensor.copy_(stored.get_tensor(name))
                 if "best" in metadata:
-                    step, loss = json.loads(metadata["best"])[:2]  # once there was a third
-                    self.best = Best(stored.get_tensor("best").to(self.values), step, loss)
+                    step, losses, *misses = json.loads(metadata["best"])
+                    if misses:  # once it was the mean loss alone, with which no row can be compared
+                        values = stored.get_tensor("best").to(self.values)
+                        self.best = Best(values, step, tuple(losses), tuple(misses[0]))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise StackError(f"{path}: damaged checkpoint: {error}", hint=f"start over: rm {path}") from error
         if "micro" in metadata:
