@@ -183,7 +183,7 @@ def grow(project: Path) -> Callable[..., StackConfig]:
     opened = open_project(project, Quiet())
     store, pin = opened.store, opened.base.pin
 
-    def make(name: str, seconds: float = 60.0) -> StackConfig:
+    def make(name: str, seconds: float = 60.0, mixed_in: float | None = None) -> StackConfig:
         branch, held = get_current(store)
         stack = resolve(store, branch, pin)
         random = torch.Generator().manual_seed(len(stack.layers))
@@ -212,6 +212,7 @@ def grow(project: Path) -> Callable[..., StackConfig]:
             machine={"cpu": "x"},
             versions={"lamina": "0"},
             created=f"2026-01-0{len(stack.layers) + 1}T00:00:00+00:00",
+            mixed_in=mixed_in,
         )
         grown = add_layer(store, stack, write_layer(store, config))
         set_ref(store, branch, write_stack(store, grown), why=f"train {name}", expect=held)

@@ -29,7 +29,7 @@ def joint_recipe(shop: Workshop, point: int, rate: float) -> Recipe:
     for stage in STAGES[:point]:
         data = shop.prepared(shop.rows_of(stage), shop.recipe)
         rows += len(data.train)
-        passes += len(data.train) * _settled(shop, data, shop.recipe).epochs
+        passes += len(data.train) * _settled(shop, data, shop.recipe, is_known=stage.is_update).epochs
     recipe = shop.recipe.model_copy(update={"epochs": passes / rows})
     return _at_rate(shop, shop.prepared(shop.file("joint", str(point)), recipe), recipe, rate)
 
@@ -55,7 +55,7 @@ def continue_adapter(shop: Workshop, place: int, rate: float) -> None:
     rank = _settled(shop, everything, shop.recipe).rank
     data = shop.prepared(shop.rows_of(STAGES[place]), shop.recipe)
     recipe = _at_rate(shop, data, shop.recipe.model_copy(update={"rank": rank}), rate)
-    recipe = _settled(shop, data, recipe)
+    recipe = _settled(shop, data, recipe, is_known=STAGES[place].is_update)
     run = Run(parent=shop.bare, recipe=recipe, rows=data.train_tokens, heldout=data.heldout_tokens, start=start)
     folder = shop.project.store.root / "runs" / branch
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,8 +64,8 @@ def continue_adapter(shop: Workshop, place: int, rate: float) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _settled(shop: Workshop, data: TrainingData, recipe: Recipe) -> Recipe:
-    settled, _ = settle(shop.project, data, (), recipe, {})
+def _settled(shop: Workshop, data: TrainingData, recipe: Recipe, *, is_known: bool = False) -> Recipe:
+    settled, _ = settle(shop.project, data, (), recipe, {}, is_known=is_known)
     return settled
 
 

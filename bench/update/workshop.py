@@ -252,7 +252,10 @@ def open_workshop(
     guards = {name: _sampled(data / "regression" / f"{name}.jsonl", plan.guards) for name in GUARDS}
     files = _files(skills, plan, data) | {f"guard/{name}": lines for name, lines in guards.items()}
     size = DataSize(rows=plan.cut.rows, trained_tokens=plan.cut.rows, parameters_per_rank=1)
-    chosen = {key: choice.value for key, choice in choose(size, Recipe()).items()}
+    chosen = [
+        {key: choice.value for key, choice in choose(replace(size, is_known=known), Recipe()).items()}
+        for known in (False, True)
+    ]
     same = [files, Recipe().model_dump(mode="json"), chosen, asdict(plan.cut)]
     key = Digest.of_bytes(json.dumps(same, sort_keys=True).encode()).short
     folder = work / f"{plan.name}-{key}" / f"seed{seed}"

@@ -102,6 +102,13 @@ def test_without_a_ledger_the_layers_own_records_count(project: Path, grow: Call
     assert bill.lines[1].share == 0.5
 
 
+def test_a_joint_run_goes_over_no_replayed_token(project: Path, grow: Callable[..., StackConfig]) -> None:
+    grow("a", mixed_in=0.0)
+    stack = grow("b", mixed_in=0.25)
+    bill = bill_of(Store.find(project), stack, CostSettings())
+    assert [line.retrained.tokens for line in bill.lines] == [1000, 1000 + 800]
+
+
 def test_the_bill_is_printed_without_torch(project: Path, cli: Callable[..., Any], grow: Callable[..., Any]) -> None:
     grow("a")
     told = cli("log", "--cost")

@@ -111,6 +111,8 @@ def test_a_layer_records_what_stood_in_and_is_reproduced(two: Project, cli: Call
     assert cli("train", "new.jsonl", "--as", "new", *TRAIN, "--replay", "0.5").code == 0
     layer = next(layer for _, layer in list_layers(two.store) if layer.name == "new")
     assert layer.stood_in == ("long",)
+    assert layer.mixed_in == pytest.approx(0.5, rel=0.3)
+    assert read_layer(two.store, two.stack().layers[0].layer).mixed_in == 0
     assert cli("reproduce", "new", "--json").json["outcome"] == "identical"
 
 

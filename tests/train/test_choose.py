@@ -20,6 +20,7 @@ sizes = st.builds(
     rows=st.integers(1, 10**9),
     trained_tokens=st.integers(1, 10**13),
     parameters_per_rank=st.integers(1, 10**9),
+    is_known=st.booleans(),
 )
 
 
@@ -55,6 +56,22 @@ def test_passes_batch_and_rate_follow_the_rows(rows: int, expected: dict[str, fl
 )
 def test_rank_follows_the_trained_tokens(tokens: int, rank: int) -> None:
     assert choose(size(1_000, tokens), Recipe())["rank"].value == rank
+
+
+def test_replayed_rows_make_no_few_rows_many() -> None:
+    sizes = [
+        DataSize(rows=rows, replayed=1_000, trained_tokens=20_000, parameters_per_rank=WIDTHS)
+        for rows in (2_599, 2_600)
+    ]
+    few, many = (values(choose(each, Recipe())) for each in sizes)
+    assert (few["batch_rows"], few["epochs"]) == (4, 2)
+    assert (many["batch_rows"], many["epochs"]) == (8, 1)
+
+
+@pytest.mark.parametrize(("rows", "passes"), [(600, 1.0), (192, 1.0), (191, 1.0), (188, 2.0), (100, 2.0), (40, 3.0)])
+def test_a_skill_that_is_known_takes_one_pass_where_that_is_enough_steps(rows: int, passes: float) -> None:
+    known = DataSize(rows=rows, trained_tokens=20_000, parameters_per_rank=WIDTHS, is_known=True)
+    assert values(choose(known, Recipe()))["epochs"] == passes
 
 
 def test_the_defaults_are_the_middle() -> None:

@@ -15,7 +15,7 @@ from lamina.model.base import LoadedBase
 from lamina.records import TokenRow
 from lamina.train.loop import train_steps
 from lamina.train.memory import MicroBatch
-from lamina.train.passes import accumulate, mean_loss, row_losses
+from lamina.train.passes import accumulate, mean_loss, parents_of, row_losses
 from lamina.train.state import TrainState
 
 RECIPE = Recipe(rank=4, epochs=2, batch_rows=4, learning_rate=1e-2)
@@ -81,7 +81,7 @@ def test_gradient_of_taught_rows_is_plain_torchs(any_base: LoadedBase) -> None:
     expected_loss = float(total.detach()) / sum(row.trained_count for row in rows)
 
     state.gradient.zero_()
-    found = accumulate(any_base, state, rows, MicroBatch(10_000))
+    found = accumulate(any_base, state, rows, MicroBatch(10_000), parents_of(any_base, rows))
     assert found.loss == pytest.approx(expected_loss, rel=1e-5)
     assert found.divergence == pytest.approx(apart / taught, rel=1e-4)
     assert found.divergence > 1e-4
@@ -93,8 +93,9 @@ def test_gradient_of_taught_rows_is_plain_torchs(any_base: LoadedBase) -> None:
 def test_taught_rows_do_not_depend_on_the_cut(any_base: LoadedBase, budget: int) -> None:
     found = {}
     for tokens in (10_000, budget):
-        state = begin(any_base)
-        found[tokens] = (accumulate(any_base, state, make_rows(), MicroBatch(tokens)), state.gradient.clone())
+        state, rows = begin(any_base), make_rows()
+        summed = accumulate(any_base, state, rows, MicroBatch(tokens), parents_of(any_base, rows))
+        found[tokens] = (summed, state.gradient.clone())
     whole, cut = found[10_000], found[budget]
     assert cut[0].loss == pytest.approx(whole[0].loss, rel=1e-5)
     assert cut[0].divergence == pytest.approx(whole[0].divergence, rel=1e-4)

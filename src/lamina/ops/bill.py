@@ -130,7 +130,9 @@ def _training(layer: LayerConfig, entries: Sequence[Entry], costs: CostSettings)
 
 
 def _replayed(layer: LayerConfig, *, is_first: bool) -> float:
-    """Return how many tokens were replayed for each of the layer's own, as far as its recipe tells."""
+    """Return how many tokens were replayed for each of the layer's own; of older layers, as far as the recipe tells."""
+    if layer.mixed_in is not None:
+        return layer.mixed_in
     replay = 0.0 if is_first else float(layer.recipe.get("replay", 0.0))
     return replay + float(layer.recipe.get("anchors", 0.0))
 

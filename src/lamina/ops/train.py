@@ -31,6 +31,7 @@ from lamina.stack.manifest import (
     LayerConfig,
     StackConfig,
 )
+from lamina.stack.order import skill_of
 from lamina.train.choose import DataSize, choose
 
 __all__ = ["Made", "make_layer", "settle", "train_layer"]
@@ -113,7 +114,8 @@ def make_layer(
     if not data.train:
         raise DataError(data.files[0].path if data.files else name, "no rows to train on", hint="add rows")
     replay = render_replay(project, parent, data, recipe)
-    recipe, origins = settle(project, data, replay.rows, recipe, origins)
+    is_known = skill_of(parent, name) != name
+    recipe, origins = settle(project, data, replay.rows, recipe, origins, is_known=is_known)
     found = _find_candidate(project, data, name, recipe, parent)
     if found is not None:
         layer = read_layer(project.store, found)
@@ -125,11 +127,14 @@ def make_layer(
     strength = _strength(project, data, recipe, parent, trained.weights)
     whole = replace(trained, cost=Cost.total([trained.cost, replay.cost, strength.cost]))
     config = _describe(project, data, name, recipe, origins, parent, whole)
-    if replay.lost:
-        config = config.model_copy(update={"stood_in": replay.lost})
+    config = config.model_copy(update={"mixed_in": _share(replay.rows, data), "stood_in": replay.lost or None})
     made = Made(layer=write_layer(project.store, config), scale=strength.scale)
     shutil.rmtree(run, ignore_errors=True)
     return made
+
+
+def _share(mixed: Sequence[TokenRow], data: TrainingData) -> float:
+    return round(sum(len(row.ids) for row in mixed) / sum(len(row.ids) for row in data.train_tokens), 4)
 
 
 def _strength(project: Project, data: TrainingData, recipe: Recipe, parent: StackConfig, weights: Path) -> Strength:
@@ -140,14 +145,25 @@ def _strength(project: Project, data: TrainingData, recipe: Recipe, parent: Stac
 
 
 def settle(
-    project: Project, data: TrainingData, replay: Sequence[TokenRow], recipe: Recipe, origins: dict[str, str]
+    project: Project,
+    data: TrainingData,
+    replay: Sequence[TokenRow],
+    recipe: Recipe,
+    origins: dict[str, str],
+    *,
+    is_known: bool = False,
 ) -> tuple[Recipe, dict[str, str]]:
-    """Return the recipe with its unset values chosen from the data, and the origins with the reasons, and say them."""
+    """Return the recipe with its unset values chosen from the data, and the origins with the reasons, and say them.
+
+    ``is_known`` says that the stack below has a layer of the same skill.
+    """
     of_rank_1 = fresh_adapter(project.loaded.model, 1, recipe.seed)
     size = DataSize(
         rows=len(data.train) + len(replay),
         trained_tokens=sum(row.trained_count for row in data.train_tokens),
         parameters_per_rank=sum(pair.A.numel() + pair.B.numel() for pair in of_rank_1.values()),
+        replayed=len(replay),
+        is_known=is_known,
     )
     chosen = choose(size, recipe)
     for key, choice in chosen.items():

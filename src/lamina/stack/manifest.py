@@ -169,6 +169,8 @@ class LayerConfig(_Record):
         origin: how it was made, if not by training on rows.
         licence: what its owner says that others may do with it, None if nothing was said.
         stood_in: names of layers below whose rows were not here to replay, so that the stack's own writing was.
+        mixed_in: tokens of other rows it was trained on (replayed, or written by a model) for each of its own; None
+            where that was not yet recorded.
     """
 
     format: Literal[1] = 1
@@ -193,6 +195,7 @@ class LayerConfig(_Record):
     origin: Origin | None = Field(None, exclude_if=_is_unset)
     licence: str | None = Field(None, exclude_if=_is_unset)
     stood_in: tuple[str, ...] | None = Field(None, exclude_if=_is_unset)
+    mixed_in: _Finite | None = Field(None, exclude_if=_is_unset)
 
 
 class StackEntry(_Record):

@@ -34,6 +34,8 @@ class DataSize:
 
     Attributes:
         rows: rows in one pass, replayed rows included.
+        replayed: how many of them are replayed.
+        is_known: whether the stack below has a layer of the same skill, so that these rows only bring it up to date.
         trained_tokens: tokens of the new rows that carry loss, in one pass.
         parameters_per_rank: what the base's adapted maps add for each unit of rank: the sum of their widths.
     """
@@ -41,6 +43,13 @@ class DataSize:
     rows: int
     trained_tokens: int
     parameters_per_rank: int
+    replayed: int = 0
+    is_known: bool = False
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the new rows are few."""
+        return self.rows - self.replayed < _FEW_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +75,9 @@ def choose(size: DataSize, recipe: Recipe) -> dict[str, Choice]:
         return choice.value
 
     settle("rank", _choose_rank(size))
-    batch_rows = settle("batch_rows", _choose_batch_rows(size.rows))
+    batch_rows = settle("batch_rows", _choose_batch_rows(size))
     steps_per_pass = max(1, -int(-size.rows // batch_rows))
-    epochs = settle("epochs", _choose_epochs(size.rows, steps_per_pass))
+    epochs = settle("epochs", _choose_epochs(size, steps_per_pass))
     settle("learning_rate", _choose_learning_rate(max(1, round(epochs * steps_per_pass))))
     return chosen
 
@@ -85,17 +94,17 @@ def _choose_rank(size: DataSize) -> Choice:
     return Choice(rank, f"{tokens:,} trained tokens {fit} {rank * width:,} parameters")
 
 
-def _choose_batch_rows(rows: int) -> Choice:
-    batch_rows = _SMALL_BATCH_ROWS if rows < _FEW_ROWS else _BATCH_ROWS
+def _choose_batch_rows(size: DataSize) -> Choice:
+    rows, batch_rows = size.rows, _SMALL_BATCH_ROWS if size.is_small else _BATCH_ROWS
     while rows > batch_rows * _MOST_STEPS_PER_PASS and batch_rows < _LARGEST_BATCH_ROWS:
         batch_rows *= 2
     return Choice(batch_rows, f"{rows:,} rows in {_steps(max(1, -(-rows // batch_rows)))} a pass")
 
 
-def _choose_epochs(rows: int, steps_per_pass: int) -> Choice:
+def _choose_epochs(size: DataSize, steps_per_pass: int) -> Choice:
     at_least = -(-_FEWEST_STEPS // steps_per_pass)
     enough = min(_MOST_PASSES, -(-_ENOUGH_STEPS // steps_per_pass))
-    passes = max(at_least, enough, 2 if rows < _FEW_ROWS else 1)
+    passes = max(at_least, enough, 2 if size.is_small and not size.is_known else 1)
     why = f"{_steps(steps_per_pass)} a pass"
     if passes > 1:
         why += f", {_steps(passes * steps_per_pass)} in all: few rows take more passes"

@@ -12,7 +12,7 @@ from lamina.model.base import LoadedBase
 from lamina.records import StepRecord, TokenRow
 from lamina.train.best import plan_watch
 from lamina.train.memory import MicroBatch, PassSizes
-from lamina.train.passes import accumulate, row_losses
+from lamina.train.passes import accumulate, parents_of, row_losses
 from lamina.train.schedule import learning_rate, plan_steps
 from lamina.train.state import TrainState
 
@@ -54,13 +54,14 @@ def train_steps(
     recorded = dict(passes)
     if state.micro is None:
         state.micro = MicroBatch.recorded(base, passes[0][1]) if passes else MicroBatch.measured(base)
+    started = time.perf_counter()
+    parents = parents_of(base, rows)
     for number in range(state.step + 1, len(steps) + 1):
         if watch.is_over(state.best):
             return
-        started = time.perf_counter()
         state.micro.tokens = recorded.get(number, state.micro.tokens)
         chosen = [rows[index] for index in steps[number - 1]]
-        found = accumulate(base, state, chosen, state.micro)
+        found = accumulate(base, state, chosen, state.micro, parents)
         rate = learning_rate(
             number, len(steps), peak=recipe.learning_rate, warmup=recipe.warmup, final_rate=recipe.final_rate
         )
@@ -81,6 +82,7 @@ def train_steps(
             divergence=found.divergence,
             pass_tokens=state.micro.tokens,
         )
+        started = time.perf_counter()
 
 
 def _measure(base: LoadedBase, state: TrainState, rows: Sequence[TokenRow]) -> float:

@@ -1,10 +1,11 @@
-"""Rows through the model: a step's gradient, gathered over as many passes as memory asks for, and a plain loss."""
+"""Rows through the model: a step's gradient, gathered over as many passes as memory asks for, and plain losses."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -16,7 +17,10 @@ from lamina.records import TokenRow
 from lamina.train.memory import MicroBatch, is_out_of_memory
 from lamina.train.state import TrainState
 
-__all__ = ["StepLoss", "accumulate", "mean_loss", "row_losses"]
+__all__ = ["Parents", "StepLoss", "accumulate", "mean_loss", "parents_of", "row_losses"]
+
+# The parent's last hidden states of each row that it teaches: (N, width), in front of every trained token.
+Parents = Mapping[TokenRow, Tensor]
 
 _LOOK_TOKENS = 2048
 
@@ -29,10 +33,33 @@ class StepLoss:
     divergence: float | None
 
 
-def accumulate(base: LoadedBase, state: TrainState, rows: Sequence[TokenRow], micro: MicroBatch) -> StepLoss:
+@torch.no_grad()
+def parents_of(base: LoadedBase, rows: Sequence[TokenRow]) -> Parents:
+    """Return what the model without the layer in training makes of each row that it teaches, in the CPU's memory.
+
+    It is frozen, so one look serves every pass over the rows. How the rows are cut for it follows from them alone, so
+    that neither a step's cut nor a run's resumption leaves a trace.
+    """
+    taught = list(dict.fromkeys(row for row in rows if row.taught))
+    found: dict[TokenRow, Tensor] = {}
+    with silenced(base.model):
+        for chosen in pack_rows([len(row.ids) for row in taught], _LOOK_TOKENS):
+            states, pack = base.last_states([taught[index] for index in chosen])
+            parts = states.cpu().split(list(pack.counts))
+            found |= {taught[index]: part.clone() for index, part in zip(chosen, parts, strict=True)}
+    return found
+
+
+def accumulate(
+    base: LoadedBase,
+    state: TrainState,
+    rows: Sequence[TokenRow],
+    micro: MicroBatch,
+    parents: Parents = MappingProxyType({}),
+) -> StepLoss:
     """Add the gradient of the rows' mean loss per trained token to ``state.gradient``, and return that loss.
 
-    Of a row with a ``taught`` share, that share of the target is what the model predicts without the layer in training.
+    Of a row with a ``taught`` share, that share of the target is what ``parents`` say of it.
 
     If memory runs out on the way, the step starts over in smaller passes.
 
@@ -40,7 +67,7 @@ def accumulate(base: LoadedBase, state: TrainState, rows: Sequence[TokenRow], mi
         FloatingPointError: if the loss is not finite.
         MachineError: if one row alone needs more memory than there is.
     """
-    while (sums := _try_passes(base, rows, micro)) is None:
+    while (sums := _try_passes(base, rows, micro, parents)) is None:
         state.gradient.zero_()
     total, apart = sums
     if not math.isfinite(total):
@@ -71,14 +98,16 @@ def row_losses(base: LoadedBase, rows: Sequence[TokenRow]) -> list[float]:
     return losses
 
 
-def _try_passes(base: LoadedBase, rows: Sequence[TokenRow], micro: MicroBatch) -> tuple[float, float] | None:
+def _try_passes(
+    base: LoadedBase, rows: Sequence[TokenRow], micro: MicroBatch, parents: Parents
+) -> tuple[float, float] | None:
     """Return the loss and the taught rows' summed divergence, or None after ``micro`` has backed off."""
     trained = sum(row.trained_count for row in rows)
     total, apart = 0.0, 0.0
     for indices in pack_rows([len(row.ids) for row in rows], micro.tokens):
         chosen = [rows[index] for index in indices]
         try:
-            summed, moved = _losses(base, chosen, recompute=micro.recompute)
+            summed, moved = _losses(base, chosen, parents, recompute=micro.recompute)
             loss = summed / trained
             loss.backward()
         except (MemoryError, RuntimeError) as error:
@@ -91,17 +120,15 @@ def _try_passes(base: LoadedBase, rows: Sequence[TokenRow], micro: MicroBatch) -
     return total, apart
 
 
-def _losses(base: LoadedBase, rows: Sequence[TokenRow], *, recompute: bool) -> tuple[Tensor, float]:
+def _losses(base: LoadedBase, rows: Sequence[TokenRow], parents: Parents, *, recompute: bool) -> tuple[Tensor, float]:
     """Return the rows' summed loss, differentiable, and the summed divergence of those that the parent teaches."""
     states, pack = base.last_states(rows, recompute=recompute)
-    students = [row for row in rows if row.taught]
-    if not students:
+    told = [parents[row] for row in rows if row.taught]
+    if not told:
         return base.head.loss_sum(states, pack.targets), 0.0
     counts = torch.tensor(pack.counts, device=base.device)
     shares = torch.tensor([row.taught for row in rows], device=base.device).repeat_interleave(counts)
     taught, alone = (shares > 0).nonzero()[:, 0], (shares == 0).nonzero()[:, 0]
-    # The teacher is the same model: what it says is computed anew each time, so that no cut of a step leaves a trace.
-    with torch.no_grad(), silenced(base.model):
-        parents, _ = base.last_states(students)
-    blended, moved = base.head.blended_sum(states[taught], pack.targets[taught], parents, shares[taught])
+    wanted = torch.cat(told).to(base.device)
+    blended, moved = base.head.blended_sum(states[taught], pack.targets[taught], wanted, shares[taught])
     return base.head.loss_sum(states[alone], pack.targets[alone]) + blended, float(moved)
