@@ -31,7 +31,7 @@ from lamina.stack.lineage import get_ref, history, list_refs
 from lamina.stack.store import Store
 from lamina.train.passes import mean_loss
 
-TRAIN = ("--rank", "8", "--learning-rate", "0.01", "--epochs", "12", "--batch-rows", "8")
+TRAIN = ("--rank", "8", "--learning-rate", "0.01", "--epochs", "12", "--batch-rows", "8", "--replay", "0.3")
 
 
 def write_rows(path: str, count: int, word: str) -> None:
@@ -187,7 +187,7 @@ def test_a_barely_newer_base_takes_the_layers_as_they_are(
 def test_a_newer_base_that_needs_it_gets_a_realigned_layer(
     two: Path, cli: Callable[..., Any], perturb: Callable[[float], Path]
 ) -> None:
-    moved = cli("rebase", "--base", str(perturb(0.4)), "--json")
+    moved = cli("rebase", "--base", str(perturb(0.5)), "--json")
     assert moved.code == 0, moved.err
     dog = moved.json["layers"][1]
     carried, realigned = dog["tried"]

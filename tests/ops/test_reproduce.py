@@ -106,13 +106,13 @@ def test_a_step_that_ran_out_of_memory_is_cut_the_same_way_again(
     write_rows("fox.jsonl", 60)
     steps = 0
 
-    def scarce(base: Any, rows: Any, micro: Any, plain: Any = passes._try_passes) -> Any:
+    def scarce(base: Any, rows: Any, micro: Any, parents: Any, plain: Any = passes._try_passes) -> Any:
         nonlocal steps
         steps += 1
         if steps == 4:
             micro.tokens = 40
             return None
-        return plain(base, rows, micro)
+        return plain(base, rows, micro, parents)
 
     with monkeypatch.context() as patch:
         patch.setattr(passes, "_try_passes", scarce)

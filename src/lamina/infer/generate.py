@@ -191,7 +191,9 @@ def _keep_guesses(
         if weighed:
             guess = torch.tensor(item.guess, device=logits.device)[:, None]
             item.log_probs = torch.log_softmax(logits[:-1].float(), -1).gather(1, guess)[:, 0].tolist()
-        agreed = [guess == choice for guess, choice in zip(item.guess, choices[:-1], strict=True)]
+        # A reference may hold an end as its own text; what the model says ends there all the same.
+        pairs = zip(item.guess, choices[:-1], strict=True)
+        agreed = [guess == choice and choice not in base.stop_ids for guess, choice in pairs]
         kept = agreed.index(False) if False in agreed else len(agreed)
         item.answer = item.guess[:kept]
         tokens.append(choices[kept])
