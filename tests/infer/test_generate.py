@@ -1,5 +1,7 @@
 """Batched, drafted and streamed decoding all give what one-by-one greedy decoding gives."""
 
+from dataclasses import replace
+
 import torch
 
 from lamina.infer.generate import greedy_answers, stream_tokens
@@ -32,6 +34,14 @@ def test_guesses_never_change_the_answer(any_base: LoadedBase) -> None:
     assert greedy_answers(any_base, PROMPTS, max_tokens=6, guesses=expected) == expected
     assert greedy_answers(any_base, PROMPTS, max_tokens=6, guesses=right_then_wrong) == expected
     assert greedy_answers(any_base, PROMPTS, max_tokens=6, guesses=[[]] * 4) == expected
+
+
+def test_an_end_inside_a_guess_ends_the_answer(any_base: LoadedBase) -> None:
+    whole = [reference(any_base, prompt, 6) for prompt in PROMPTS]
+    ending = replace(any_base, stop_ids=frozenset(answer[2] for answer in whole))
+    expected = [reference(ending, prompt, 6) for prompt in PROMPTS]
+    assert all(len(answer) <= 2 for answer in expected)
+    assert greedy_answers(ending, PROMPTS, max_tokens=6, guesses=whole) == expected
 
 
 def test_guesses_are_weighed_as_references_are(llama_base: LoadedBase) -> None:
