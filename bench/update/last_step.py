@@ -58,7 +58,8 @@ def measure(shop: Workshop, stage: Stage, parent: StackConfig) -> dict[str, Any]
     project = shop.on("main")
     data = shop.prepared(shop.rows_of(stage), shop.recipe)
     replay = render_replay(project, parent, data, shop.recipe).rows
-    recipe, _ = settle(project, data, replay, shop.recipe.model_copy(update={"patience": 0}), {})
+    patient = shop.recipe.model_copy(update={"patience": 0})
+    recipe, _ = settle(project, data, replay, patient, {}, is_known=stage.is_update)
     rows = (*data.train_tokens, *replay)
     dev = render_rows(project, read_files(project, [shop.file("dev", stage.skill)])[1], project.loaded.context)
     base = project.activate(parent)

@@ -31,7 +31,10 @@ def joint_recipe(shop: Workshop, point: int, rate: float) -> Recipe:
         rows += len(data.train)
         passes += len(data.train) * _settled(shop, data, shop.recipe, is_known=stage.is_update).epochs
     recipe = shop.recipe.model_copy(update={"epochs": passes / rows})
-    return _at_rate(shop, shop.prepared(shop.file("joint", str(point)), recipe), recipe, rate)
+    if rate == 1:
+        return recipe
+    data = shop.prepared(shop.file("joint", str(point)), recipe)
+    return recipe.model_copy(update={"learning_rate": rate * _settled(shop, data, recipe).learning_rate})
 
 
 def rate_branch(place: int, rate: float) -> str:
@@ -54,8 +57,9 @@ def continue_adapter(shop: Workshop, place: int, rate: float) -> None:
     everything = shop.prepared(shop.file("joint", str(POINTS[-1])), shop.recipe)
     rank = _settled(shop, everything, shop.recipe).rank
     data = shop.prepared(shop.rows_of(STAGES[place]), shop.recipe)
-    recipe = _at_rate(shop, data, shop.recipe.model_copy(update={"rank": rank}), rate)
+    recipe = shop.recipe.model_copy(update={"rank": rank})
     recipe = _settled(shop, data, recipe, is_known=STAGES[place].is_update)
+    recipe = recipe.model_copy(update={"learning_rate": rate * recipe.learning_rate})
     run = Run(parent=shop.bare, recipe=recipe, rows=data.train_tokens, heldout=data.heldout_tokens, start=start)
     folder = shop.project.store.root / "runs" / branch
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,13 +71,6 @@ def continue_adapter(shop: Workshop, place: int, rate: float) -> None:
 def _settled(shop: Workshop, data: TrainingData, recipe: Recipe, *, is_known: bool = False) -> Recipe:
     settled, _ = settle(shop.project, data, (), recipe, {}, is_known=is_known)
     return settled
-
-
-def _at_rate(shop: Workshop, data: TrainingData, recipe: Recipe, rate: float) -> Recipe:
-    """Return the recipe with ``rate`` times the learning rate that the defaults choose; they keep the choice at 1."""
-    if rate == 1:
-        return recipe
-    return recipe.model_copy(update={"learning_rate": rate * _settled(shop, data, recipe).learning_rate})
 
 
 def _write(shop: Workshop, name: str, recipe: Recipe, data: TrainingData, trained: Trained) -> str:

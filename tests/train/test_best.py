@@ -122,7 +122,8 @@ def test_the_end_is_kept_unless_it_is_worse_beyond_chance() -> None:
     assert torch.equal(state.values, torch.full_like(state.values, 4.0))
 
 
-def test_a_checkpoint_of_an_earlier_lamina_has_no_best(tmp_path: Path) -> None:
+@pytest.mark.parametrize("earlier", [b"[2, 1.0]            ", b"[2, 1.0, 0]         "])
+def test_a_checkpoint_of_an_earlier_lamina_has_no_best(tmp_path: Path, earlier: bytes) -> None:
     state = measured((3.0, 3.0), (1.0, 1.0), (2.0, 2.1))
     path = tmp_path / "checkpoint.safetensors"
     state.save(path, {})
@@ -132,7 +133,7 @@ def test_a_checkpoint_of_an_earlier_lamina_has_no_best(tmp_path: Path) -> None:
     assert (again.step, again.best.step, again.best.losses, again.best.misses) == (3, 2, (1.0, 1.0), (3,))
     written = path.read_bytes()
     assert b"[2, [1.0, 1.0], [3]]" in written
-    path.write_bytes(written.replace(b"[2, [1.0, 1.0], [3]]", b"[2, 1.0]            "))
+    path.write_bytes(written.replace(b"[2, [1.0, 1.0], [3]]", earlier))
     older = make_state()
     older.load(path)
     assert (older.best, older.step) == (None, 3)

@@ -147,6 +147,7 @@ def test_resumed_run_stops_early_where_the_uninterrupted_one_does(
     assert resumed.best is not None
     assert torch.equal(resumed.values, whole.values)
     assert torch.equal(resumed.best.values, whole.best.values)
+    assert (resumed.best.step, resumed.best.loss) == (whole.best.step, whole.best.loss)
     assert (resumed.best.losses, resumed.best.misses) == (whole.best.losses, whole.best.misses)
 
 
@@ -168,7 +169,8 @@ def test_measuring_changes_no_step(llama_base: LoadedBase) -> None:
     alone, watched = start(llama_base), start(llama_base)
     patient = STOPPING.model_copy(update={"patience": 0})
     list(train_steps(llama_base, alone, rows, patient))
-    list(train_steps(llama_base, watched, rows, patient, make_heldout()))
+    records = list(train_steps(llama_base, watched, rows, patient, make_heldout()))
+    assert records[-1].heldout_loss == pytest.approx(mean_loss(llama_base, make_heldout()), rel=1e-6)
     assert watched.best is not None
     assert alone.best is None
     assert torch.equal(alone.values, watched.values)

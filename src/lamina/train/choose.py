@@ -34,10 +34,10 @@ class DataSize:
 
     Attributes:
         rows: rows in one pass, replayed rows included.
-        replayed: how many of them are replayed.
-        is_known: whether the stack below has a layer of the same skill, so that these rows only bring it up to date.
         trained_tokens: tokens of the new rows that carry loss, in one pass.
         parameters_per_rank: what the base's adapted maps add for each unit of rank: the sum of their widths.
+        replayed: how many of the rows are replayed.
+        is_known: whether the stack below has a layer of the same skill, so that these rows only bring it up to date.
     """
 
     rows: int

@@ -131,10 +131,10 @@ class TrainState:
                 for name, tensor in (("values", self.values), ("mean", self.mean), ("variance", self.variance)):
                     tensor.copy_(stored.get_tensor(name))
                 if "best" in metadata:
-                    step, losses, *misses = json.loads(metadata["best"])
-                    if misses:  # once it was the mean loss alone, with which no row can be compared
+                    step, losses, *more = json.loads(metadata["best"])
+                    if isinstance(losses, list):  # once it was the mean loss alone: no row can be compared with that
                         values = stored.get_tensor("best").to(self.values)
-                        self.best = Best(values, step, tuple(losses), tuple(misses[0]))
+                        self.best = Best(values, step, tuple(losses), tuple(*more))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise StackError(f"{path}: damaged checkpoint: {error}", hint=f"start over: rm {path}") from error
         if "micro" in metadata:
