@@ -12,7 +12,7 @@ import pytest
 from lamina.ops.costs import count_parameters, point_of, thin_part
 from lamina.ops.project import open_project
 from lamina.records import Quiet, Score
-from lamina.stack.layers import stack_digest
+from lamina.stack.layers import read_layer, stack_digest, write_layer
 from lamina.stack.manifest import StackConfig
 
 SCORE = Score(suite="s", mean=0.5, low=0.4, high=0.6, n=10, items_digest="d", values=(0.5,) * 10)
@@ -33,6 +33,24 @@ def test_costs_by_hand(project: Path, grow: Callable[..., StackConfig]) -> None:
     bare = point_of(opened, "base", stack.model_copy(update={"layers": ()}), [SCORE])
     assert bare is not None
     assert (bare.tokens, bare.flops, bare.money, bare.parameters) == (0, 0.0, 0.0, 0)
+
+
+def test_what_the_parent_reads_costs_a_look(project: Path, grow: Callable[..., StackConfig]) -> None:
+    opened = open_project(project, Quiet())
+    stack = grow("a")
+    taught = {"mixed_in": 1.0, "recipe": {"epochs": 2.0, "kl": 0.5}}
+
+    def flops(**changed: Any) -> float:
+        config = read_layer(opened.store, stack.layers[0].layer).model_copy(update=taught | changed)
+        entry = stack.layers[0].model_copy(update={"layer": write_layer(opened.store, config)})
+        found = point_of(opened, "+a", stack.model_copy(update={"layers": (entry,)}), [SCORE])
+        assert found is not None
+        return found.flops
+
+    base = count_parameters(opened.base.folder)
+    unread = flops(recipe={"epochs": 2.0, "kl": 0.0})
+    assert flops() - unread == 2 * base * 250  # half of 1,000 tokens in two passes, read once
+    assert flops(mixed_in=None) == unread
 
 
 def test_frozen_layers_cost_only_while_they_are_thin(project: Path) -> None:

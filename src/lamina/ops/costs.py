@@ -25,7 +25,8 @@ __all__ = ["count_parameters", "layer_size", "mean_score", "pass_flops", "point_
 def point_of(project: Project, name: str, stack: StackConfig, scores: Sequence[Score]) -> CostPoint | None:
     """Return the stack's place in a chart of quality for cost; None if what a layer took is not known.
 
-    Operations are those of ``pass_flops``. Layers made from others count with what those took.
+    Operations are those of ``pass_flops``, the parent's reading of the rows it teaches among them. Layers made from
+    others count with what those took.
     """
     base = count_parameters(project.base.folder)
     layers = [read_layer(project.store, entry.layer) for entry in stack.layers]
@@ -34,15 +35,12 @@ def point_of(project: Project, name: str, stack: StackConfig, scores: Sequence[S
     if any(layer.cost.tokens == 0 for layer in trained.values()):
         return None
     below = {entry.layer: sum(sizes[:place]) for place, entry in enumerate(stack.layers)}
-    flops = sum(
-        pass_flops(
-            trained=layer.cost.tokens,
-            base=base,
-            below=thin_part(project.base.pin, base, below.get(digest, 0)),
-            own=count_parameters(project.store.blob_path(layer.weights)),
-        )
-        for digest, layer in trained.items()
-    )
+    flops = 0.0
+    for digest, layer in trained.items():
+        thin = thin_part(project.base.pin, base, below.get(digest, 0))
+        own = count_parameters(project.store.blob_path(layer.weights))
+        flops += pass_flops(trained=layer.cost.tokens, base=base, below=thin, own=own)
+        flops += pass_flops(scored=_taught_tokens(layer), base=base, below=thin)
     mean, half = mean_score(scores)
     return CostPoint(
         name=name,
@@ -50,7 +48,7 @@ def point_of(project: Project, name: str, stack: StackConfig, scores: Sequence[S
         low=max(0.0, mean - half),
         high=min(1.0, mean + half),
         tokens=sum(layer.cost.tokens for layer in trained.values()),
-        flops=float(flops),
+        flops=flops,
         money=math.fsum(spent_on(layer, project.settings.cost).money for layer in trained.values()),
         parameters=sum(sizes),
     )
@@ -108,6 +106,14 @@ def _trained(store: Store, digest: str) -> Iterator[tuple[str, LayerConfig]]:
         yield digest, layer
     for source in sources:
         yield from _trained(store, source)
+
+
+def _taught_tokens(layer: LayerConfig) -> int:
+    """Return how many tokens the parent read to teach them: all that was mixed in, once for all passes."""
+    if not layer.recipe.get("kl") or not layer.mixed_in:
+        return 0
+    passes = max(1.0, float(layer.recipe["epochs"]))
+    return round(layer.cost.tokens / passes * layer.mixed_in / (1 + layer.mixed_in))
 
 
 def layer_size(store: Store, digest: str) -> int:

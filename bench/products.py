@@ -1,6 +1,6 @@
 """What lies between matrix products, three ways: torch's operations, torch.compile, and the compiled kernels.
 
-python bench/kernels.py
+python bench/products.py
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
             figures.setdefault(name, {})[way] = _median_ms(run)
             if way == "torch.compile":
                 figures[name]["torch.compile, first call in s"] = round(first_s, 2)
-    publish("kernels", {"dtype": "bfloat16", "tokens": TOKENS, "ms": figures})
+    publish("products", {"dtype": "bfloat16", "tokens": TOKENS, "ms": figures})
 
 
 def _calls(kernels: Kernels) -> dict[str, Callable[[], object]]:
