@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from lamina.data.render import Renderer
@@ -17,12 +18,19 @@ from lamina.model.base import load_tokenizer
 from lamina.ops.project import open_project
 from lamina.ops.route import make_routing
 from lamina.records import Quiet
+from lamina.refs import Digest
+from lamina.route.classifier import fit
+from lamina.route.keep import Decision, tensor_bytes, write_decision, write_router
+from lamina.route.router import Router, RouterRecord, SkillRoute, set_limits
 from lamina.serve.app import make_app
 from lamina.serve.engine import EngineError, Generation, Layers, Token
 from lamina.serve.gateway import Gateway
 from lamina.serve.guard import Access
 from lamina.serve.limits import Limits
 from lamina.serve.stacks import Stacks
+from lamina.stack.layers import stack_digest
+from lamina.stack.manifest import StackConfig
+from lamina.stack.store import Store
 
 
 @dataclass
@@ -134,3 +142,29 @@ def make_site(project: Path) -> Iterator[Callable[..., Site]]:
 @pytest.fixture
 def site(make_site: Callable[..., Site]) -> Site:
     return make_site()
+
+
+@pytest.fixture(scope="session")
+def route() -> Callable[[Path, str, StackConfig], None]:
+    """Gives a branch of two layers a router: prompts near (1, 0) get the first alone, near (0, 1) the other."""
+
+    def write(folder: Path, branch: str, stack: StackConfig) -> None:
+        drawn = np.random.default_rng(0).normal(0, 0.05, (60, 2))
+        owners = [place % 2 for place in range(60)]
+        points = np.eye(2)[owners] + drawn
+        classifier = fit(points[:40], owners[:40], 2)
+        least, reach = set_limits(classifier, points[40:], owners[40:])
+        record = RouterRecord(
+            base=stack.base.digest,
+            stack=stack_digest(stack),
+            weights=str(Digest.of_bytes(tensor_bytes(classifier))),
+            skills=tuple(SkillRoute(name=each.name, choice="own", layers=(each.layer,)) for each in stack.layers),
+            precision=classifier.precision,
+            least=least,
+            reach=reach,
+        )
+        store = Store.find(folder)
+        digest = write_router(store, Router(record, classifier))
+        write_decision(store, branch, Decision(router=digest, enabled=True, helps=True, verdict="use it"))
+
+    return write

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from lamina.errors import StackError
-from lamina.refs import Digest
-from lamina.route.classifier import fit
-from lamina.route.keep import Decision, read_decision, tensor_bytes, write_decision, write_router
-from lamina.route.router import READ_TOKENS, Router, RouterRecord, SkillRoute, set_limits
+from lamina.route.keep import read_decision, write_decision
+from lamina.route.router import READ_TOKENS
 from lamina.serve.engine import EngineError, RefusedError
 from lamina.serve.llama_embed import EMBEDDED_TOKENS
 from lamina.serve.respond import STACK_HEADER
-from lamina.stack.layers import read_layer, stack_digest
+from lamina.stack.layers import read_layer
 from lamina.stack.lineage import get_ref
 from lamina.stack.manifest import StackConfig
 from lamina.stack.store import Store
@@ -27,27 +25,10 @@ WHOLE = ["fox", "dog"]
 
 
 @pytest.fixture
-def routed(site: Any, grow: Callable[..., StackConfig]) -> Any:
+def routed(site: Any, grow: Callable[..., StackConfig], route: Callable[[Path, str, StackConfig], None]) -> Any:
     """A site whose branch has two layers and a router: a fox's prompts get the layer ``fox`` alone, a dog's ``dog``."""
     grow("fox")
-    stack = grow("dog")
-    drawn = np.random.default_rng(0).normal(0, 0.05, (60, 2))
-    owners = [place % 2 for place in range(60)]
-    points = np.array([FOX, DOG])[owners] + drawn
-    classifier = fit(points[:40], owners[:40], 2)
-    least, reach = set_limits(classifier, points[40:], owners[40:])
-    record = RouterRecord(
-        base=stack.base.digest,
-        stack=stack_digest(stack),
-        weights=str(Digest.of_bytes(tensor_bytes(classifier))),
-        skills=tuple(SkillRoute(name=each.name, choice="own", layers=(each.layer,)) for each in stack.layers),
-        precision=classifier.precision,
-        least=least,
-        reach=reach,
-    )
-    store = Store.find(site.folder)
-    digest = write_router(store, Router(record, classifier))
-    write_decision(store, "main", Decision(router=digest, enabled=True, helps=True, verdict="use it"))
+    route(site.folder, "main", grow("dog"))
     site.says("the fox")
     return site
 

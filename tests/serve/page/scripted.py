@@ -36,8 +36,7 @@ class ScriptedEngine:
         pass
 
     async def generate(self, request: Generation) -> AsyncIterator[Token]:
-        text: str = self._tokenizer.decode(list(request.prompt), skip_special_tokens=True)
-        asked = text.rstrip().removesuffix("assistant").rstrip().splitlines()[-1]
+        asked = self._asked(request.prompt)
         names = [term_of(read_layer(self._project.store, digest).name, scale) for digest, scale in request.layers]
         said = f'{"+".join(["base", *names])} heard "{asked}"'
         for token in self._tokenizer.encode(said, add_special_tokens=False):
@@ -49,7 +48,11 @@ class ScriptedEngine:
         yield Token(id=None, finish="stop")
 
     async def embed(self, prompt: tuple[int, ...], layers: Layers) -> list[float] | None:
-        return None
+        return [1.0, 0.0] if "fox" in self._asked(prompt) else [0.0, 1.0]
+
+    def _asked(self, prompt: tuple[int, ...]) -> str:
+        text: str = self._tokenizer.decode(list(prompt), skip_special_tokens=True)
+        return text.rstrip().removesuffix("assistant").rstrip().splitlines()[-1]
 
 
 def main(folder: Path) -> None:

@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from lamina.stack.layers import read_stack
+from lamina.stack.lineage import get_ref
+from lamina.stack.store import Store
+
 from .conftest import Town, opened, run_lamina, write_rows
 
 Page = Any
@@ -58,6 +62,22 @@ def test_switches_and_sliders_make_the_model_name(page: Page) -> None:
     page.locator(".chat .picker select").select_option("base")
     ask(page, "three")
     assert answered(page, 3).locator(".text").inner_text().startswith("base heard")
+
+
+def test_what_a_router_picked_is_told(page: Page, town: Town, route: Any) -> None:
+    assert run_lamina(town.folder, "branch", "split").returncode == 0
+    store = Store.find(town.folder)
+    route(town.folder, "split", read_stack(store, str(get_ref(store, "split"))))
+    page.reload()
+    page.locator(".chat .picker option[value=split]").wait_for(state="attached")
+    ask(page, "a fox?")
+    assert "answered by" not in answered(page).inner_text()  # all of main's layers
+    page.locator(".chat .picker select").select_option("split")
+    for count, word in ((2, "fox"), (3, "dog")):
+        ask(page, f"a {word}?")
+        said = answered(page, count)
+        assert said.locator(".text").inner_text() == f'base+{word} heard "a {word}?"'
+        assert f"answered by base+{word}" in said.locator(".meta").inner_text()
 
 
 def test_two_stacks_and_a_vote(page: Page, town: Town) -> None:

@@ -4,23 +4,29 @@ import { post } from "./api.js";
 import { complete } from "./completion.js";
 import { complain, h, toast } from "./dom.js";
 
-/** An answer of `model` to `prompt` (messages). `onretry` adds a button that asks again. */
+/**
+ * An answer of `model` to `prompt` (messages); `sum` is what `model` was seen to hold, so that it is told when other
+ * layers answered: some of them, picked by the branch's router, or more, if the branch has grown since. `onretry` adds a
+ * button that asks again.
+ */
 export class Answer {
-  constructor({ model, prompt, settings, onretry = null }) {
+  constructor({ model, sum, prompt, settings, onretry = null }) {
     this.model = model;
+    this.sum = sum;
     this.prompt = settings.system ? [{ role: "system", content: settings.system }, ...prompt] : prompt;
     this.settings = { ...settings, system: "" };
     this.said = "";
     this.text = "";
     this.stopper = new AbortController();
     this.body = h("div", { class: "text" });
+    this.by = h("span", { hidden: true });
     this.facts = h("span", {});
     this.retry = onretry && h("button", { type: "button", class: "quiet", onclick: onretry }, "Ask again");
     this.acts = h("span", { class: "acts", hidden: true },
       h("button", { type: "button", class: "quiet correct", onclick: () => this.edit(), title: "Say what the answer should have been (e)" }, "Correct"),
       h("button", { type: "button", class: "quiet", onclick: () => this.#copy() }, "Copy"), this.retry);
     this.element = h("article", { class: "answer busy", "aria-busy": "true", "aria-label": `answer of ${model}` },
-      this.body, h("div", { class: "meta" }, h("code", {}, model), this.facts, this.acts));
+      this.body, h("div", { class: "meta" }, h("code", {}, model), this.by, this.facts, this.acts));
   }
 
   /** Write the answer; return whether there is one. An answer that was stopped counts with what was said. */
@@ -28,8 +34,11 @@ export class Answer {
     const started = performance.now();
     let first = null;
     try {
-      for await (const { text, tokens, finish } of complete(this.model, this.prompt, this.settings, this.stopper.signal)) {
-        if (text) {
+      for await (const { stack, text, tokens, finish } of complete(this.model, this.prompt, this.settings, this.stopper.signal)) {
+        if (stack !== undefined) {
+          this.by.hidden = stack === null || stack === this.sum;
+          this.by.textContent = `answered by ${stack}`;
+        } else if (text) {
           first ??= performance.now();
           this.said += text;
           this.body.textContent = this.said;

@@ -46,7 +46,7 @@ export class ChatView {
 
   async #answer() {
     const prompt = this.turns.map((turn) => ({ role: turn.role, content: turn.role === "user" ? turn.content : turn.answer.text }));
-    const answer = new Answer({ model: this.picker.model, prompt, settings, onretry: () => this.#again(answer) });
+    const answer = new Answer({ model: this.picker.model, sum: this.picker.sumNow, prompt, settings, onretry: () => this.#again(answer) });
     this.log.append(answer.element);
     this.#follow(true);
     this.running = answer;

@@ -76,7 +76,7 @@ class Side {
 
   ask(prompt) {
     this.element.classList.remove("best");
-    this.answer = new Answer({ model: this.picker.model, prompt, settings });
+    this.answer = new Answer({ model: this.picker.model, sum: this.picker.sumNow, prompt, settings });
     this.place.replaceChildren(this.answer.element);
     return this.answer.run();
   }

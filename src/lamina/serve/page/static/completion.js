@@ -4,7 +4,7 @@ import { ApiError, send } from "./api.js";
 import { events } from "./sse.js";
 
 /**
- * Yield `{text}` for each piece, then once `{tokens, finish}`.
+ * Yield `{stack}`, the layers that answer, then `{text}` for each piece, then once `{tokens, finish}`.
  *
  * `messages` are OpenAI's; `settings` hold `system`, `temperature` and `maxTokens`.
  */
@@ -15,6 +15,7 @@ export async function* complete(model, messages, settings, signal) {
     temperature: settings.temperature, max_tokens: settings.maxTokens,
     ...(model.includes("+") ? { force: true } : {}), // a sum made by hand may leave out what a layer lay on
   }, signal);
+  yield { stack: response.headers.get("x-lamina-stack") };
   let finish = null;
   let tokens = null;
   for await (const { data } of events(response)) {

@@ -39,7 +39,12 @@ export class Picker {
   }
 
   get model() {
-    return this.#isAsNamed() ? this.wanted : sumName(this.terms);
+    return this.#isAsNamed() ? this.wanted : this.sumNow;
+  }
+
+  /** The layers that are switched on, as a sum. */
+  get sumNow() {
+    return sumName(this.terms);
   }
 
   #isAsNamed() {
@@ -106,7 +111,7 @@ export class Picker {
 
   #changed() {
     const model = this.model;
-    this.sum.textContent = model === this.wanted && model !== BASE ? `${model} = ${sumName(this.terms)}` : model;
+    this.sum.textContent = model === this.wanted && model !== BASE ? `${model} = ${this.sumNow}` : model;
     this.onchange(model);
   }
 }
