@@ -41,7 +41,7 @@ from lamina.config import BaseSettings, Recipe
 from lamina.lora.adapter import Factors, load_adapter
 from lamina.ops.project import Project, init_project, open_project
 from lamina.ops.rows import prepare_rows, read_files, render_rows
-from lamina.ops.strength import find_strength, weigh_change
+from lamina.ops.strength import SkillRows, find_strength, weigh_change
 from lamina.ops.train import make_layer
 from lamina.records import Conversation, Message, TokenRow
 from lamina.stack.layers import read_layer
@@ -145,7 +145,8 @@ def measure(bench: Bench, name: str, changed: dict[str, Any], seed: int) -> list
         bench.project.activate(one)
         found.append({"variant": "without the second layer", **bench.losses()})
         adapter = load_adapter(bench.project.store.blob_path(top.weights))
-        strength = find_strength(bench.project, one, adapter, heldout, tokens=10**9)
+        own = SkillRows(heldout, top.heldout_loss_before, top.heldout_loss_after)
+        strength = find_strength(bench.project, one, adapter, own, tokens=10**9)
         for first, last in (*SCALES, (strength.scale, strength.scale)):
             bench.project.activate(one, top=(by_depth(adapter, first, last), 1.0))
             found.append({"variant": f"scale {first:g} to {last:g}", **bench.losses()})
@@ -171,7 +172,7 @@ def compare(done: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _against(pairs: Sequence[tuple[Any, Any]]) -> list[float]:
-    each = [weigh_change([before[0]], [after[0]], [after[1]]) for before, after in pairs]
+    each = [weigh_change([before[0]], [after[0]], [after[1]], [None]) for before, after in pairs]
     changes = [change for change, _ in each]
     of_rows = statistics.mean(error for _, error in each)
     of_seeds = statistics.stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else 0.0

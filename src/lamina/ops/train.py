@@ -18,7 +18,7 @@ from lamina.ops.remedy import Work, make_recorded, mend, share_level
 from lamina.ops.replay import render_replay
 from lamina.ops.rows import TrainingData, identities, list_rows, rows_as_jsonl
 from lamina.ops.run import Run, Trained, made_here, run_training
-from lamina.ops.strength import Strength, find_strength
+from lamina.ops.strength import SkillRows, Strength, find_strength
 from lamina.records import TokenRow
 from lamina.refs import Digest
 from lamina.stack.layers import list_layers, read_layer, stack_digest, write_layer
@@ -119,12 +119,14 @@ def make_layer(
     found = _find_candidate(project, data, name, recipe, parent)
     if found is not None:
         layer = read_layer(project.store, found)
-        strength = _strength(project, data, recipe, parent, project.store.blob_path(layer.weights))
+        own = SkillRows(data.heldout_tokens, layer.heldout_loss_before, layer.heldout_loss_after)
+        strength = _strength(project, data, recipe, parent, project.store.blob_path(layer.weights), own)
         return Made(layer=found, scale=strength.scale)
     run = _run_folder(project, data, name, recipe, parent)
     plan = Run(parent=parent, recipe=recipe, rows=(*data.train_tokens, *replay.rows), heldout=data.heldout_tokens)
     trained = run_training(project, plan, run)
-    strength = _strength(project, data, recipe, parent, trained.weights)
+    own = SkillRows(data.heldout_tokens, trained.loss_before, trained.loss_after)
+    strength = _strength(project, data, recipe, parent, trained.weights, own)
     whole = replace(trained, cost=Cost.total([trained.cost, replay.cost, strength.cost]))
     config = _describe(project, data, name, recipe, origins, parent, whole)
     config = config.model_copy(update={"mixed_in": _share(replay.rows, data), "stood_in": replay.lost or None})
@@ -137,11 +139,13 @@ def _share(mixed: Sequence[TokenRow], data: TrainingData) -> float:
     return round(sum(len(row.ids) for row in mixed) / sum(len(row.ids) for row in data.train_tokens), 4)
 
 
-def _strength(project: Project, data: TrainingData, recipe: Recipe, parent: StackConfig, weights: Path) -> Strength:
+def _strength(
+    project: Project, data: TrainingData, recipe: Recipe, parent: StackConfig, weights: Path, own: SkillRows
+) -> Strength:
     if recipe.scale == "one":
         return Strength()
     tokens = round(recipe.epochs * sum(len(row.ids) for row in data.train_tokens))
-    return find_strength(project, parent, load_adapter(weights), data.heldout_tokens, tokens=tokens)
+    return find_strength(project, parent, load_adapter(weights), own, tokens=tokens)
 
 
 def settle(
