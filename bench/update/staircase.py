@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from stream import SKILLS
+
 from lamina.report.drawing import PALETTE, clean, draw
 from lamina.report.files import write_whole
 
@@ -23,21 +25,14 @@ def draw_staircase(staircase: dict[str, list[dict[str, Any]]], path: Path) -> No
         axes = figure.subplots()
         for key, label, colour, marker, stroke in _LINES:
             _draw_line(axes, staircase[key], label, colour, marker, stroke)
-        for point in staircase["lamina"]:
-            axes.annotate(
-                point["stage"],
-                (point["flops"] / 1e15, 100 * point["score"]),
-                xytext=(-4, 7),
-                textcoords="offset points",
-                ha="right",
-                fontsize=8,
-                color=PALETTE[0],
-            )
+        skills = [point for point in staircase["lamina"] if point["stage"] in SKILLS]
+        for point in skills:
+            _label(axes, point, point["stage"], "right")
+        updates = len(staircase["lamina"]) - len(skills)
+        if updates:  # too close to one another for a label each
+            _label(axes, staircase["lamina"][-1], f"and {updates} updates", "left")
         axes.set_xlabel("spent on training so far, PFLOP")
         axes.set_ylabel("mean score of the four skills, %")
-        axes.set_xscale("log", subs=(2, 5))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
         axes.margins(x=0.12)
         axes.legend(frameon=False, loc="lower right")
         clean(axes, "both")
@@ -45,6 +40,19 @@ def draw_staircase(staircase: dict[str, list[dict[str, Any]]], path: Path) -> No
     title = "Kept up to date: what it took"
     made = draw(paint, name="update", title=title, caption=title, wide=(8, 4.6), narrow=(4.2, 4.6))
     write_whole(path, made.png)
+
+
+def _label(axes: Any, point: dict[str, Any], text: str, side: str) -> None:
+    axes.annotate(
+        text,
+        (point["flops"] / 1e15, 100 * point["score"]),
+        xytext=(-4 if side == "right" else 4, 7),
+        textcoords="offset points",
+        ha=side,
+        fontsize=8,
+        color=PALETTE[0],
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+    )
 
 
 def _draw_line(axes: Any, points: list[dict[str, Any]], label: str, colour: str, marker: str, stroke: str) -> None:
