@@ -2,7 +2,7 @@
 
     python bench/update/scales.py [--data ../shared/data] [--work build/update] [--json]
 
-For each layer with others below it: the scale it has there, and the one that ``lamina.ops.strength`` finds now. Where
+For each layer with others below it: the scale it has there, and the one that training it would give it now. Where
 either is not 1, dev rows of the stack's skills are answered and scored at both of them and at 1, as the tests are. The
 orders must have been run: ``bench/update.py --parts orders``.
 """
@@ -25,15 +25,9 @@ from lamina.cli.progress import TerminalProgress
 from lamina.config import SuiteSettings
 from lamina.errors import LaminaError
 from lamina.evaluate.suites import Suite, load_suite
-from lamina.lora.adapter import load_adapter
 from lamina.ops.evaluate import score_stack
-from lamina.ops.rows import heldout_sample, render_rows
-from lamina.ops.strength import SkillRows, find_strength
-from lamina.stack.layers import read_layer
 from lamina.stack.manifest import StackConfig
 from lamina.stack.order import add_layer
-
-MOST_HELDOUT = 10**6
 
 
 def measure(shop: Workshop) -> list[dict[str, Any]]:
@@ -45,23 +39,13 @@ def measure(shop: Workshop) -> list[dict[str, Any]]:
             continue
         for height in range(2, FOUR + 1):
             parent, entry = stack.prefix(height - 1), stack.layers[height - 1]
-            found = searched(shop, parent, entry.layer)
+            found = shop.grown(parent, shop.file("first", entry.name), entry.name, shop.recipe).layers[-1].scale
             line = {"order": order, "layer": entry.name, "had": entry.scale, "found": found}
             for scale in sorted({entry.scale, found, 1.0} if {entry.scale, found} != {1.0} else ()):
                 scaled = add_layer(shop.project.store, parent, entry.layer, scale)
                 line[f"{scale:g}"] = dev_scores(shop, scaled, suites)
             told.append(line)
     return told
-
-
-def searched(shop: Workshop, parent: StackConfig, digest: str) -> float:
-    """Return the scale that the search finds for a layer."""
-    project, layer = shop.project, read_layer(shop.project.store, digest)
-    rows = render_rows(project, heldout_sample(project, [layer], MOST_HELDOUT), project.loaded.context)
-    own = SkillRows(rows, layer.heldout_loss_before, layer.heldout_loss_after)
-    tokens = round(layer.cost.tokens / (1 + (layer.mixed_in or 0.0)))
-    adapter = load_adapter(project.store.blob_path(layer.weights))
-    return find_strength(project, parent, adapter, own, tokens=tokens).scale
 
 
 def dev_suites(shop: Workshop) -> dict[str, Suite]:
