@@ -112,6 +112,15 @@ def test_one_stays_where_nothing_is_surely_better(skilled: Project) -> None:
     assert found.scale == 1.0
 
 
+@pytest.mark.parametrize(("change", "scale"), [(-0.015, 1.0), (-0.025, 0.5)])
+def test_another_scale_has_to_win_by_two_standard_errors(
+    skilled: Project, monkeypatch: pytest.MonkeyPatch, change: float, scale: float
+) -> None:
+    monkeypatch.setattr("lamina.ops.strength.weigh_change", lambda *_: (change, 0.01))
+    own = SkillRows(heldout_of(skilled))
+    assert find_strength(skilled, skilled.stack(), random_layer(skilled, 0.1), own, tokens=100_000).scale == scale
+
+
 def test_nothing_is_searched_where_it_would_cost_too_much_or_say_nothing(skilled: Project) -> None:
     layer, heldout = random_layer(skilled, 0.5), heldout_of(skilled)
     for parent, rows, tokens in (
