@@ -17,6 +17,7 @@ __all__ = ["Answer"]
 
 _TURN_TOKENS = 16
 _PREFILL_TOKENS = 512
+_CHOOSING = ["top_k", "temperature", "top_p"]
 _FORCED = 1e4  # a bias that no logit comes near
 
 
@@ -144,7 +145,9 @@ class Answer:
         options: dict[str, Any] = {
             "temperature": how.temperature,
             "top_p": how.top_p,
-            "samplers": ["temperature", "top_p"],
+            # Greedy: without it llama.cpp weighs the whole vocabulary first, a twentieth of a small model's time.
+            "top_k": 0 if how.temperature else 1,
+            "samplers": _CHOOSING,
             "seed": _turn_seed(self._seed, len(self._written)),
         }
         if how.top_logprobs is not None:
@@ -155,7 +158,7 @@ class Answer:
         if self._penalised and self._grammar is not None:
             # llama.cpp's own penalties, which count the prompt's tokens as well.
             penalties = {"presence_penalty": how.presence_penalty, "frequency_penalty": how.frequency_penalty}
-            options |= penalties | {"repeat_last_n": -1, "samplers": ["penalties", "temperature", "top_p"]}
+            options |= penalties | {"repeat_last_n": -1, "samplers": ["penalties", *_CHOOSING]}
         elif self._penalised:
             for token, times in Counter(self._written).items():
                 bias[token] = bias.get(token, 0.0) - how.presence_penalty - how.frequency_penalty * times

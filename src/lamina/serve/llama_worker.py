@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
-
 from lamina.serve.engine import EngineError, Layers, RefusedError
+from lamina.serve.llama_http import GONE, post
 from lamina.serve.llama_turns import Slots, Turns
 
 __all__ = ["Ended", "Said", "Worker", "WorkerSettings"]
 
 _START_S = 600
 _STOP_S = 5
-_REFUSED = 400
+_OK, _REFUSED = 200, 400
 # Threads that wait for each other spin a few microseconds and then sleep: to sleep at once halves the speed of a quiet
 # machine, to spin on is several times slower where anything else wants the processor (bench/llama_waiting.py).
 _WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "300"}
@@ -87,7 +86,7 @@ class Worker:
         self._places = {layers: place for place, layers in enumerate(adapters)}
         self._folder = tempfile.TemporaryDirectory(prefix="lamina-llama-")
         self._process: asyncio.subprocess.Process | None = None
-        self._client: httpx2.AsyncClient | None = None
+        self._socket = Path(self._folder.name) / "llama.sock"  # the ending tells llama.cpp that it is no host
 
     @property
     def context(self) -> int:
@@ -114,7 +113,6 @@ class Worker:
             EngineError: if it ends before that.
         """
         folder = Path(self._folder.name)
-        socket = folder / "llama.sock"  # the ending tells llama.cpp that it is no host
         told = {
             "model": str(self._settings.model),
             "adapters": [str(path) for path in self._adapters.values()],
@@ -122,7 +120,7 @@ class Worker:
             "context": self._settings.context,
             "threads": self._settings.threads,
             "embeds": self._settings.embeds,
-            "socket": str(socket),
+            "socket": str(self._socket),
         }
         with (folder / "log").open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -140,12 +138,10 @@ class Worker:
         except BaseException:
             await self.stop()
             raise
-        transport = httpx2.AsyncHTTPTransport(uds=str(socket), limits=httpx2.Limits(max_connections=None))
-        self._client = httpx2.AsyncClient(transport=transport, base_url="http://llama", timeout=None, trust_env=False)
 
     async def stop(self) -> None:
         """End the process; what it is answering ends with ``EngineError``."""
-        client, process = self._client, self._process
+        process = self._process
         if process is not None and process.returncode is None:
             assert process.stdin is not None
             process.stdin.close()
@@ -154,8 +150,6 @@ class Worker:
             except TimeoutError:
                 process.kill()
                 await process.wait()
-        if client is not None:
-            await client.aclose()
         self._folder.cleanup()
 
     async def stream(
@@ -169,13 +163,13 @@ class Worker:
         """
         body = self._body(slot, layers, prompt, count, options) | {"stream": True}
         try:
-            async with self._http.stream("POST", "/completion", json=body) as response:
-                if response.status_code != httpx2.codes.OK:
-                    raise _failure(response.status_code, await response.aread())
-                async for line in response.aiter_lines():
+            async with post(self._socket, "/completion", body) as reply:
+                if reply.status != _OK:
+                    raise _failure(reply.status, await reply.body())
+                async for line in reply.lines():
                     for event in _events(line):
                         yield event
-        except (httpx2.HTTPError, httpx2.StreamError) as error:
+        except GONE as error:
             raise await self._gone(error) from error
 
     async def ask(
@@ -214,18 +208,13 @@ class Worker:
 
     async def _post(self, path: str, body: Any) -> Any:
         try:
-            response = await self._http.post(path, json=body)
-        except httpx2.HTTPError as error:
+            async with post(self._socket, path, body) as reply:
+                found = await reply.body()
+        except GONE as error:
             raise await self._gone(error) from error
-        if response.status_code != httpx2.codes.OK:
-            raise _failure(response.status_code, response.content)
-        return response.json()
-
-    @property
-    def _http(self) -> httpx2.AsyncClient:
-        if self._client is None:
-            raise EngineError("llama.cpp is not running")
-        return self._client
+        if reply.status != _OK:
+            raise _failure(reply.status, found)
+        return json.loads(found)
 
     def _body(
         self, slot: int, layers: Layers, prompt: Sequence[int], count: int, options: Mapping[str, Any]
@@ -271,12 +260,12 @@ class Worker:
         return "".join(f": {line}" for line in told[:1])
 
 
-def _events(line: str) -> list[Said | Ended]:
-    if line.startswith("error:"):
-        raise EngineError(f"llama.cpp failed: {line.removeprefix('error:').strip()}")
-    if not line.startswith("data:"):
+def _events(line: bytes) -> list[Said | Ended]:
+    if line.startswith(b"error:"):
+        raise EngineError(f"llama.cpp failed: {line.removeprefix(b'error:').decode('utf-8', 'replace').strip()}")
+    if not line.startswith(b"data:"):
         return []
-    event = json.loads(line.removeprefix("data:"))
+    event = json.loads(line.removeprefix(b"data:"))
     if "error" in event:
         raise EngineError(f"llama.cpp failed: {event['error'].get('message')}")
     if event["stop"]:
