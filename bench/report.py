@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def publish(name: str, figures: dict[str, Any]) -> None:
     """Print ``figures`` as one JSON line and keep it as ``bench/results/<name>.json``."""
-    versions = {package: version(package) for package in ("lamina", "torch", "transformers")}
+    versions = {package: version(package) for package in ("lamina", "torch", "transformers", "xllamacpp")}
     record = {
         "bench": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

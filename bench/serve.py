@@ -14,6 +14,7 @@ import json
 import re
 import socket
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -261,11 +262,14 @@ def main() -> None:
         project = make_project(chosen.project or Path(scratch))
         figures: dict[str, Any] = {"engine": chosen.engine, "rounds": chosen.rounds}
         if "speed" in chosen.parts:
+            _tell("transformers' speed")
             figures["transformers_tokens_per_s"] = transformers_speed(project, chosen.tokens)
         figures |= _serve_and_measure(project, chosen)
         if "parity" in chosen.parts:
+            _tell(f"parity with torch, {chosen.parity_prompts} prompts")
             figures |= asyncio.run(parity(project, chosen.engine, chosen.parity_prompts))
-        publish(f"serve-{chosen.engine}", figures)
+        whole = set(chosen.parts) == set(_PARTS)
+        publish("-".join(["serve", chosen.engine, *([] if whole else chosen.parts)]), figures)
 
 
 def _serve_and_measure(project: Project, chosen: argparse.Namespace) -> dict[str, Any]:
@@ -273,10 +277,13 @@ def _serve_and_measure(project: Project, chosen: argparse.Namespace) -> dict[str
     server = Server.start(project.store.project, chosen.engine)
     try:
         if "speed" in chosen.parts:
+            _tell(f"speed, {chosen.rounds} rounds")
             figures |= asyncio.run(measure(project, server, chosen.engine, chosen.rounds, chosen.tokens))
         if "stacks" in chosen.parts:
+            _tell(f"{chosen.stacks} more stacks")
             figures |= asyncio.run(many_stacks(project, server, chosen.stacks))
         if "soak" in chosen.parts:
+            _tell(f"soak, {chosen.soak_seconds:.0f} s")
             found = soak(server, chosen.soak_seconds, chosen.clients)
             figures |= {
                 "wrong_stack": found.wrong,
@@ -291,6 +298,10 @@ def _serve_and_measure(project: Project, chosen: argparse.Namespace) -> dict[str
     finally:
         server.stop()
     return figures
+
+
+def _tell(part: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {part}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
