@@ -80,6 +80,7 @@ def test_a_broken_body_is_refused(site: Any, content: bytes, said: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("messages", 1025 * ASKED),
         ("temperature", "hot"),
         ("temperature", 3),
         ("temperature", float("nan")),

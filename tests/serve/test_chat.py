@@ -4,8 +4,10 @@ import json
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from lamina.data.render import Renderer
+from lamina.serve.grammar import grammar_of
 
 
 def events(text: str) -> list[Any]:
@@ -145,9 +147,23 @@ def test_a_forced_call_is_bound_by_a_schema(site: Any) -> None:
     schema = site.engine.seen[-1].sampling.schema
     assert [kind["properties"]["name"]["const"] for kind in schema["anyOf"]] == ["set_light", "other"]
     site.chat(tools=[LIGHT, other], tool_choice={"type": "function", "function": {"name": "other"}})
-    assert site.engine.seen[-1].sampling.schema["properties"]["name"] == {"const": "other"}
+    (only,) = site.engine.seen[-1].sampling.schema["anyOf"]
+    assert only["properties"]["name"] == {"const": "other"}
     site.chat(tools=[LIGHT], tool_choice="none")
     assert site.engine.seen[-1].sampling.schema is None
+
+
+def test_a_forced_calls_schema_may_refer_to_its_own_parts(site: Any) -> None:
+    room = {"type": "object", "properties": {"inside": {"anyOf": [{"$ref": "#/$defs/Room"}, {"type": "null"}]}}}
+    parameters = {"$defs": {"Room": room}, "type": "object", "properties": {"room": {"$ref": "#/$defs/Room"}}}
+    nested = {"type": "function", "function": {"name": "enter", "parameters": parameters}}
+    site.chat(tools=[LIGHT, nested], tool_choice="required")
+    sampling = site.engine.seen[-1].sampling
+    Draft202012Validator.check_schema(sampling.schema)
+    validator = Draft202012Validator(sampling.schema)
+    assert validator.is_valid({"name": "enter", "arguments": {"room": {"inside": {"inside": None}}}})
+    assert not validator.is_valid({"name": "enter", "arguments": {"room": {"inside": {"inside": 1}}}})
+    assert grammar_of(sampling)
 
 
 def test_tools_are_written_into_the_system_message(site: Any) -> None:

@@ -74,7 +74,27 @@ def test_a_full_queue_turns_away_and_says_when_to_come_back(make_site: Callable[
     assert refused.headers["retry-after"] == "1"
     assert refused.json()["error"]["type"] == "rate_limit_error"
     assert [response.status_code for response in served] == [200, 200]
-    assert site.chat(n=3).status_code == 429
+    assert site.chat(n=3).status_code == 400
+    assert "at most 2 at once" in site.chat(n=3).json()["error"]["message"]
+
+
+def test_who_leaves_while_waiting_takes_no_place_along() -> None:
+    async def scene() -> None:
+        queue = FairQueue(1, 1)
+        [held], [waiting] = queue.draw((), 1), queue.draw((), 1)
+
+        async def work() -> None:
+            async with waiting:
+                raise AssertionError("its turn has not come")
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        queue.give_back(held)
+        assert [ticket.turn.is_set() for ticket in queue.draw((), 2)] == [True, False]
+
+    asyncio.run(scene())
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from laws import draw_layers
 from transformers import AutoModelForCausalLM
 
 from lamina.config import BaseSettings
+from lamina.errors import StackError
 from lamina.infer.embed import embed_prompts
 from lamina.infer.generate import stream_tokens
 from lamina.lora.adapter import Adapter
@@ -72,9 +74,14 @@ def play(tmp_path: Path, base_folders: dict[str, Path]) -> Play:
     loaded = load_base(base, dtype=torch.float32)
     adapters = dict(zip("abc", draw_layers(loaded.model, 3, seed=5, size=0.7).adapters, strict=True))
 
+    def read(name: str) -> Adapter:
+        if name not in adapters:
+            raise StackError(f"layer '{name}' is gone")
+        return adapters[name]
+
     def run(scene: Callable[[Rig], Awaitable[None]]) -> None:
         async def whole() -> None:
-            engine = make_llama_engine(base, Quiet(), adapter=adapters.__getitem__, known=lambda: [KNOWN, A], threads=1)
+            engine = make_llama_engine(base, Quiet(), adapter=read, known=lambda: [KNOWN, A], threads=1)
             await engine.start()
             try:
                 await scene(Rig(loaded, engine, adapters))
@@ -248,6 +255,85 @@ def test_a_crash_ends_the_answer_and_the_next_one_works(play: Play) -> None:
     play(scene)
 
 
+def test_a_layer_that_is_gone_is_missed_by_nobody_else(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(rig: Rig) -> None:
+        await rig.engine.stop()
+        gone = rig.adapters.pop("b")
+        await rig.engine.start()
+        assert "'b' is gone" in caplog.text
+        assert ids(await rig.answer(A)) == rig.torch(A)
+        assert float(await embed(rig, A) @ rig.point(A)) > 0.9999
+        with pytest.raises(StackError, match="'b' is gone"):
+            await rig.answer(KNOWN)
+        rig.adapters["b"] = gone
+        assert ids(await rig.answer(KNOWN)) == rig.torch(KNOWN)
+
+    play(scene)
+
+
+def test_a_layer_that_llama_cpp_cannot_load_stops_nobody_else(play: Play) -> None:
+    c = (("c", 1.0),)
+
+    async def scene(rig: Rig) -> None:
+        right = rig.engine._adapter
+        rig.engine._adapter = lambda layers, path: path.write_bytes(b"GGUF")  # type: ignore[assignment, return-value]
+        with pytest.raises(EngineError, match="did not start") as refused:
+            await rig.answer(c)
+        assert not refused.value.lost
+        assert ids(await rig.answer(B)) == rig.torch(B)
+        rig.engine._adapter = right
+        await crash(rig)
+        assert ids(await rig.answer(B)) == rig.torch(B)
+        assert ids(await rig.answer(c)) == rig.torch(c)
+
+    play(scene)
+
+
+def test_an_engine_that_cannot_come_back_says_that_it_is_lost(play: Play, tmp_path: Path) -> None:
+    async def scene(rig: Rig) -> None:
+        assert rig.engine._settings is not None
+        rig.engine._settings = replace(rig.engine._settings, model=tmp_path / "gone.gguf")
+        assert ids(await rig.answer(A)) == rig.torch(A)
+        await crash(rig)
+        with pytest.raises(EngineError, match="did not start") as lost:
+            await rig.answer(A)
+        assert lost.value.lost
+        await rig.engine.stop()
+        await rig.engine.start()  # as a gateway does then, which looks for the base again
+        assert ids(await rig.answer(A)) == rig.torch(A)
+
+    play(scene)
+
+
+def test_a_request_that_leaves_while_its_layer_is_loaded(play: Play) -> None:
+    c = (("c", 1.0),)
+
+    async def scene(rig: Rig) -> None:
+        asked = asyncio.create_task(rig.answer(c))
+        while not rig.engine._changing.locked():
+            await asyncio.sleep(0)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert rig.engine._changing.locked()  # the start goes on
+        assert ids(await rig.answer(c)) == rig.torch(c)
+        files = list(rig.engine._files.values())
+        assert len(files) == len(list(files[0].parent.iterdir())) == len(set(files))
+
+    play(scene)
+
+
+def test_stopping_ends_the_process_that_a_stream_still_holds(play: Play) -> None:
+    async def scene(rig: Rig) -> None:
+        async with rig.engine._using(A) as before:
+            await rig.answer((("c", 1.0),))
+            assert before.alive
+            await rig.engine.stop()
+            assert not before.alive
+
+    play(scene)
+
+
 def test_embeddings_are_torchs_with_any_layers_whatever_was_embedded_before(play: Play) -> None:
     async def scene(rig: Rig) -> None:
         assert rig.engine._embedder is not None
@@ -289,7 +375,7 @@ def test_embeddings_end_where_they_must_and_come_back(play: Play) -> None:
         assert float((await embed(rig, (), PROMPT * 32)).norm()) == pytest.approx(1)
         with pytest.raises(RefusedError, match="up to 256 tokens; this one has 264"):
             await rig.engine.embed(tuple(PROMPT * 33), ())
-        with pytest.raises(KeyError):
+        with pytest.raises(StackError, match="'unknown' is gone"):
             await rig.engine.embed(tuple(PROMPT), (("unknown", 1.0),))
         worker = rig.engine._embedder._worker
         assert worker is not None
@@ -316,11 +402,18 @@ def test_what_stops_and_what_never_started(play: Play) -> None:
             await rig.answer()
         await rig.engine.start()
         assert ids(await rig.answer(A)) == rig.torch(A)
-        with pytest.raises(KeyError):
+        with pytest.raises(StackError, match="'unknown' is gone"):
             await rig.answer((("unknown", 1.0),))
         assert ids(await rig.answer(A)) == rig.torch(A)
 
     play(scene)
+
+
+async def crash(rig: Rig) -> None:
+    assert rig.engine._worker is not None
+    assert rig.engine._worker._process is not None
+    rig.engine._worker._process.kill()
+    await rig.engine._worker._process.wait()
 
 
 async def embed(rig: Rig, layers: Layers, prompt: list[int] = PROMPT) -> torch.Tensor:

@@ -48,7 +48,7 @@ def run(
         host=host,
         port=port,
         engine=engine,
-        api_key=api_key or None,
+        api_key=(api_key or "").strip() or None,
         limits=Limits(parallel=parallel, queue=queue, max_tokens=max_tokens, timeout_s=timeout),
         hosts=tuple(allow_host or ()),
         origins=tuple(allow_origin or ()),

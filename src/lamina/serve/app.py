@@ -45,15 +45,15 @@ def make_app(gateway: Gateway, access: Access, *, extra: Sequence[APIRouter] = (
     makers = (models_router, chat_router, completion_router, embedding_router, _state_router)
     for router in (*(make(gateway) for make in makers), *extra):
         app.include_router(router, responses={"4XX": {"model": _ErrorBody}, "5XX": {"model": _ErrorBody}})
-    if access.origins:
+    app.add_middleware(Guard, access, gateway.limits.body_bytes)
+    if access.origins:  # in front of the guard: a page that may ask may also read why it was refused
         app.add_middleware(
             CORSMiddleware,
             allow_origins=sorted(access.origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", STACK_HEADER],
+            expose_headers=["retry-after", "x-request-id", STACK_HEADER],
         )
-    app.add_middleware(Guard, access, gateway.limits.body_bytes)
     app.add_middleware(Observer, gateway.metrics)
     return app
 

@@ -53,6 +53,8 @@ class ApiError(Exception):
 def error_response(error: ApiError) -> JSONResponse:
     """Return the HTTP response that says ``error``."""
     headers = {"Retry-After": str(RETRY_AFTER_S)} if error.retry else {}
+    if error.status >= 500 and not error.retry:
+        headers["x-should-retry"] = "false"  # or OpenAI's clients ask again, and wait as long once more
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error.body(), error.status, headers)

@@ -52,6 +52,7 @@ class Guard:
         """Stand in front of ``app``."""
         self._app = app
         self._access = access
+        self._hosts = frozenset(map(str.lower, access.hosts))
         self._body_bytes = body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,10 +75,8 @@ class Guard:
         if not self._is_ours(host):
             raise ApiError(403, "this server does not answer to that Host name; see --allow-host", code="host_refused")
         origin = headers.get("origin")
-        if origin is not None and origin not in self._access.origins and urlsplit(origin).netloc != host:
+        if origin is not None and origin not in self._access.origins and not _is_at(origin, host):
             raise ApiError(403, "web pages of that Origin may not ask; see --allow-origin", code="origin_refused")
-        if scope["method"] == "OPTIONS" and origin in self._access.origins:
-            return  # a browser sends no key when it asks whether it may
         if not self._is_open(path) and not self._has_key(headers.get("authorization", "")):
             raise ApiError(401, "an API key is needed: Authorization: Bearer KEY", code="invalid_api_key")
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -89,7 +88,7 @@ class Guard:
             name = (urlsplit(f"//{host}").hostname or "").lower()
         except ValueError:
             return False
-        if name in _LOCAL_NAMES or name.endswith(".localhost") or name in self._access.hosts:
+        if name in _LOCAL_NAMES or name.endswith(".localhost") or name in self._hosts:
             return True
         try:
             ipaddress.ip_address(name)
@@ -133,6 +132,13 @@ class Guard:
         if size > self._body_bytes:
             raise ApiError(413, f"the request body is larger than the {self._body_bytes:,} bytes this server takes")
         return b"".join(pieces)
+
+
+def _is_at(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:
+        return False
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -39,7 +39,7 @@ class FairQueue:
 
     def __init__(self, places: int, waiting: int) -> None:
         """Start with ``places`` free ones; at most ``waiting`` tickets wait for one."""
-        self._free = places
+        self._places = self._free = places
         self._room = waiting
         self._lines: dict[Layers, deque[Ticket]] = {}
 
@@ -52,8 +52,11 @@ class FairQueue:
         """Return ``count`` tickets of one request; each gets its place in its turn.
 
         Raises:
-            ApiError: 429, if that many cannot even wait.
+            ApiError: 429, if that many cannot even wait now; 400, if they never could.
         """
+        if count > self._places + self._room:
+            most = self._places + self._room
+            raise ApiError(400, f"this request asks for {count} answers; this server takes at most {most} at once")
         if count - self._free > self._room - self.waiting:
             raise ApiError(429, "too many requests are waiting; try again in a moment", code="queue_full", retry=True)
         tickets = [Ticket(self, layers) for _ in range(count)]
@@ -95,7 +98,11 @@ class Ticket:
     ended: bool = False
 
     async def __aenter__(self) -> None:
-        await self.turn.wait()
+        try:
+            await self.turn.wait()
+        except BaseException:
+            self.queue.give_back(self)  # who leaves while waiting never comes to ``__aexit__``
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

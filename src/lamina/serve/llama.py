@@ -13,12 +13,14 @@ parts. All processes map the same file of weights, also the one for embeddings (
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any, TypeVar
 
 from lamina.errors import LaminaError
 from lamina.serve.engine import EngineError, Generation, Layers, Token, written_tokens
@@ -30,6 +32,8 @@ from lamina.serve.llama_worker import Worker, WorkerSettings
 
 __all__ = ["LlamaEngine"]
 
+_LOG = logging.getLogger("lamina.serve")
+_T = TypeVar("_T")
 _SLOTS = 4
 _MOST_CONTEXT = 8192
 _MOST_SUMS = 8
@@ -75,10 +79,11 @@ class LlamaEngine:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._settings: WorkerSettings | None = None
         self._worker: Worker | None = None
+        self._workers: set[Worker] = set()  # it, and those that end with their last stream
         self._embedder: Embedder | None = None
         self._sums = AskedSums()
         self._changing = asyncio.Lock()
-        self._behind: set[asyncio.Task[None]] = set()
+        self._behind: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
         """Load the base and all known layers."""
@@ -92,11 +97,12 @@ class LlamaEngine:
         """End all processes; answers in flight end with ``EngineError``."""
         self._settings = None
         async with self._changing:
-            worker, self._worker = self._worker, None
+            workers, self._workers, self._worker = self._workers, set(), None
             embedder, self._embedder = self._embedder, None
-        for process in (worker, embedder):
-            if process is not None:
-                await process.stop()
+        for worker in workers:
+            await worker.stop()
+        if embedder is not None:
+            await embedder.stop()
         await asyncio.gather(*self._behind, return_exceptions=True)
         self._files.clear()
         self._sums = AskedSums()
@@ -143,9 +149,15 @@ class LlamaEngine:
                 self._dismiss(worker)
 
     async def _worker_for(self, layers: Layers) -> Worker:
-        """Return a running process that has the layers loaded, starting one if there is none."""
+        """Return a running process that has the layers loaded, starting one if there is none.
+
+        A start goes on to its end even where the request that needs it is cancelled, as the thread that writes does.
+        """
         if (worker := self._usable(layers)) is not None:
             return worker
+        return await asyncio.shield(self._do_behind(self._started_for(layers)))
+
+    async def _started_for(self, layers: Layers) -> Worker:
         async with self._changing:
             if (worker := self._usable(layers)) is not None:
                 return worker
@@ -155,10 +167,20 @@ class LlamaEngine:
             return await self._replace(self._settings)
 
     async def _replace(self, settings: WorkerSettings) -> Worker:
-        """Start a process with all files that there are; it takes what comes from now on."""
+        """Start a process with all files that there are; it takes what comes from now on.
+
+        Raises:
+            EngineError: if it does not start, maybe for a file that it was the first to read: those are let go.
+        """
         worker, old = Worker(settings, self._files), self._worker
-        await worker.start()
+        try:
+            await worker.start()
+        except EngineError as error:
+            for untried in self._files.keys() - (old.loaded if old is not None else ()):
+                self._files.pop(untried).unlink()
+            raise EngineError(str(error), lost=old is None or not old.alive) from error
         self._worker = worker
+        self._workers.add(worker)
         if old is not None and old.users == 0:
             self._dismiss(old)
         return worker
@@ -187,15 +209,26 @@ class LlamaEngine:
             return {single: self._files[single] for single in (((digest, 1.0),) for digest, _ in layers)}
 
     def _write_files(self, layers: Layers) -> None:
-        """Write what is to be loaded: every layer that is known or asked for, and the sums of known stacks."""
+        """Write what is to be loaded: every layer that is known or asked for, and the sums of known stacks.
+
+        What cannot be written of the known ones is left out: it is told to whoever asks for it.
+
+        Raises:
+            LaminaError: if the weights of ``layers`` are missing or do not fit the base.
+        """
         assert self._folder is not None
         stacks = list(dict.fromkeys(self._known()))
         sums = [*[stack for stack in stacks if len(stack) > 1][:_MOST_SUMS], *self._sums.kept]
-        singles = [((digest, 1.0),) for stack in [*stacks, layers] for digest, _ in stack]
+        singles = [((digest, 1.0),) for stack in stacks for digest, _ in stack]
         for old in [held for held in self._files if len(held) > 1 and held not in sums]:
             self._files.pop(old).unlink()
-        for wanted in dict.fromkeys([*singles, *sums]):
-            self._write_file(wanted)
+        for digest, _ in layers:
+            self._write_file(((digest, 1.0),))
+        for known in dict.fromkeys([*singles, *sums]):
+            try:
+                self._write_file(known)
+            except LaminaError as error:
+                _LOG.warning("not loaded: %s", error.message)
 
     def _write_file(self, layers: Layers) -> None:
         assert self._folder is not None
@@ -205,9 +238,11 @@ class LlamaEngine:
             self._files[layers] = path
 
     def _dismiss(self, worker: Worker) -> None:
+        self._workers.discard(worker)
         self._do_behind(worker.stop())
 
-    def _do_behind(self, work: Coroutine[None, None, None]) -> None:
+    def _do_behind(self, work: Coroutine[None, None, _T]) -> asyncio.Task[_T]:
         task = asyncio.create_task(work)
         self._behind.add(task)
         task.add_done_callback(self._behind.discard)
+        return task

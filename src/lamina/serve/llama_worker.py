@@ -7,8 +7,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ class Worker:
         self._lost = False
         self._settings = settings
         self._adapters = dict(adapters)
-        self._places = {layers: place for place, layers in enumerate(adapters)}
+        self._places = {layers: place for place, layers in enumerate(self._adapters)}
         self._folder = tempfile.TemporaryDirectory(prefix="lamina-llama-")
         self._process: asyncio.subprocess.Process | None = None
         self._socket = Path(self._folder.name) / "llama.sock"  # the ending tells llama.cpp that it is no host
@@ -97,6 +97,11 @@ class Worker:
     def alive(self) -> bool:
         """Whether the process runs and has answered so far."""
         return not self._lost and self._process is not None and self._process.returncode is None
+
+    @property
+    def loaded(self) -> Collection[Layers]:
+        """The layers, and sums of some, that have an adapter here."""
+        return self._places
 
     def holds(self, layers: Layers) -> bool:
         """Return whether the layers are one adapter here: one layer at any scale, or a sum that is loaded."""
@@ -166,9 +171,10 @@ class Worker:
             async with post(self._socket, "/completion", body) as reply:
                 if reply.status != _OK:
                     raise _failure(reply.status, await reply.body())
-                async for line in reply.lines():
-                    for event in _events(line):
-                        yield event
+                async with aclosing(reply.lines()) as lines:  # type: ignore[type-var]
+                    async for line in lines:
+                        for event in _events(line):
+                            yield event
         except GONE as error:
             raise await self._gone(error) from error
 

@@ -20,6 +20,7 @@ from lamina.serve.wire import RequestMessage, Tool
 __all__ = ["Call", "calls_schema", "find_calls", "may_be_call", "render_messages"]
 
 _MARK = "<tool_call>"
+_ARGUMENTS = "/properties/arguments"
 _MARKED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
 
 
@@ -61,14 +62,14 @@ def calls_schema(tools: Sequence[Tool]) -> dict[str, Any]:
             "type": "object",
             "properties": {
                 "name": {"const": tool.function.name},
-                "arguments": tool.function.parameters or {"type": "object"},
+                "arguments": _moved(tool.function.parameters or {"type": "object"}, f"#/anyOf/{place}{_ARGUMENTS}"),
             },
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
-        for tool in tools
+        for place, tool in enumerate(tools)
     ]
-    return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+    return {"anyOf": kinds}
 
 
 def may_be_call(text: str) -> bool:
@@ -89,6 +90,18 @@ def find_calls(text: str, tools: Sequence[Tool]) -> list[Call]:
         values += _values(part)
     calls = [_call(value, names) for value in values]
     return [call for call in calls if call is not None] if all(calls) else []
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """Return a schema that stands at ``place`` of another one: its references begin at their own root."""
+    if isinstance(schema, list):
+        return [_moved(item, place) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: place + value[1:] if key == "$ref" and str(value).startswith("#") else _moved(value, place)
+        for key, value in schema.items()
+    }
 
 
 def _values(text: str) -> list[Any]:

@@ -208,7 +208,8 @@ class Common(_Body):
 class ChatRequest(Common):
     """The body of ``/v1/chat/completions``."""
 
-    messages: list[RequestMessage] = Field(min_length=1)
+    # Rendering takes time by their square, while nobody else is answered; each has some tokens of the context.
+    messages: list[RequestMessage] = Field(min_length=1, max_length=1024)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
