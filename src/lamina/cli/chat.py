@@ -128,11 +128,9 @@ class _Talk:
         texts, names = [], [stack or self._chat.stack for stack in (a, b)]
         for number, stack in enumerate((a, b), 1):
             pieces = self._chat.answer_again(stack)
-            if wide or self._as_json:
-                texts.append("".join(pieces))
-            else:
+            if not (wide or self._as_json):
                 print_line(f"-- {number}: {names[number - 1]}")
-                texts.append(self._show(pieces))
+            texts.append(self._show(pieces, shown=not wide))
         if wide and not self._as_json:
             print_line(_side_by_side([f"1: {names[0]}", f"2: {names[1]}"], texts))
         self._compared = (a, texts[0]), (b, texts[1])
@@ -152,20 +150,21 @@ class _Talk:
         if self._as_json:
             emit_json({"saved": file, "new": new})
 
-    def _show(self, pieces: Iterator[str]) -> str:
-        """Print an answer as it comes, and return what came; Ctrl-C ends it."""
+    def _show(self, pieces: Iterator[str], *, shown: bool = True) -> str:
+        """Print an answer as it comes, if it is to be ``shown``, and return what came; Ctrl-C ends it."""
+        shown = shown and not self._as_json
         said: list[str] = []
         try:
             for piece in pieces:
                 said.append(piece)
-                if not self._as_json:
+                if shown:
                     print(piece, end="", flush=True)
         except KeyboardInterrupt:
             if not sys.stdin.isatty():
                 raise
             pieces.close()  # type: ignore[attr-defined]
             say(" (stopped)")
-        if not self._as_json:
+        if shown:
             print(flush=True)
         return "".join(said)
 

@@ -169,7 +169,9 @@ class ProjectWorkshop:
         return self._project.store.project / file
 
     def _answered(self, said: Said) -> Answered:
-        return Answered(model=said.model, digest=stack_digest(self._project.stack(said.model)), text=said.text)
+        return Answered(
+            model=said.model, digest=stack_digest(self._project.stack(said.stack or said.model)), text=said.text
+        )
 
 
 def safe_name(name: str) -> str:

@@ -51,6 +51,12 @@ class Town:
     def records(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / name).read_text("utf-8").splitlines()]
 
+    def take(self, name: str) -> list[dict[str, Any]]:
+        """Return the records, and leave the project without the file."""
+        found = self.records(name)
+        (self.folder / name).unlink()
+        return found
+
 
 @contextmanager
 def served(line: list[str], folder: Path) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """``lamina serve`` with an engine that says which layers it was asked with: a whole server for the page's tests.
 
-Run as ``python scripted.py FOLDER``; prints the URL once it answers. ``forever`` in a question never ends.
+Run as ``python scripted.py FOLDER``; prints the URL once it answers. ``forever`` in a question never ends, and to
+``nothing`` it says nothing.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class ScriptedEngine:
         asked = self._asked(request.prompt)
         names = [term_of(read_layer(self._project.store, digest).name, scale) for digest, scale in request.layers]
         said = f'{"+".join(["base", *names])} heard "{asked}"'
+        if "nothing" in asked:
+            said = ""
         for token in self._tokenizer.encode(said, add_special_tokens=False):
             yield Token(id=token)
             await asyncio.sleep(0)

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from lamina.stack.layers import read_stack
+from lamina.ops.project import open_project
+from lamina.records import Quiet
+from lamina.stack.layers import read_stack, stack_digest
 from lamina.stack.lineage import get_ref
 from lamina.stack.store import Store
 
@@ -31,6 +33,13 @@ def answered(page: Page, count: int = 1, view: str = "chat") -> Page:
     answers = page.locator(f".{view} .answer:not(.busy)")
     answers.nth(count - 1).wait_for()
     return answers.nth(count - 1)
+
+
+def correct(page: Page, count: int, wanted: str) -> None:
+    """Correct the answer of that number."""
+    answered(page, count).get_by_role("button", name="Correct").click()
+    page.locator(".answer textarea").fill(wanted)
+    page.keyboard.press("Control+Enter")
 
 
 def test_an_answer_streams_and_can_be_stopped(page: Page) -> None:
@@ -78,6 +87,11 @@ def test_what_a_router_picked_is_told(page: Page, town: Town, route: Any) -> Non
         said = answered(page, count)
         assert said.locator(".text").inner_text() == f'base+{word} heard "a {word}?"'
         assert f"answered by base+{word}" in said.locator(".meta").inner_text()
+    correct(page, 3, "a cat")
+    page.locator(".toast").wait_for()
+    (record,) = town.take("corrections.jsonl")
+    assert record["model"] == "split"
+    assert record["stack"] == stack_digest(open_project(town.folder, Quiet()).stack("base+dog"))
 
 
 def test_two_stacks_and_a_vote(page: Page, town: Town) -> None:
@@ -98,14 +112,10 @@ def test_two_stacks_and_a_vote(page: Page, town: Town) -> None:
 
 def test_a_correction_in_place_is_what_update_trains_on(page: Page, town: Town) -> None:
     ask(page, "what is 903?")
-    answered(page).get_by_role("button", name="Correct").click()
-    page.locator(".answer textarea").fill("fox 0")
-    page.keyboard.press("Control+Enter")
+    correct(page, 1, "fox 0")
     assert answered(page).locator(".text").inner_text() == "fox 0"
     ask(page, "and then?")  # what was corrected is what the conversation goes on from
-    answered(page, 2).get_by_role("button", name="Correct").click()
-    page.locator(".answer textarea").fill("fox 1")
-    page.keyboard.press("Control+Enter")
+    correct(page, 2, "fox 1")
     page.locator(".toast").nth(1).wait_for()
     one, two = town.records("corrections.jsonl")
     assert one["messages"][-1] == {"role": "assistant", "content": "fox 0"}
@@ -117,6 +127,45 @@ def test_a_correction_in_place_is_what_update_trains_on(page: Page, town: Town) 
     assert run_lamina(town.folder, "switch", "main").returncode == 0
     assert done.returncode == 0, done.stderr
     assert "2 new rows" in done.stderr
+
+
+def test_an_empty_answer_can_be_corrected_and_is_no_turn_until_then(page: Page, town: Town) -> None:
+    asked: list[list[str]] = []
+
+    def note(request: Any) -> None:
+        if request.url.endswith("/v1/chat/completions"):
+            asked.append([turn["content"] for turn in request.post_data_json["messages"]])
+
+    page.on("request", note)
+    ask(page, "say nothing")
+    assert "an empty answer" in answered(page).locator(".meta").inner_text()
+    ask(page, "and you?")
+    answered(page, 2)
+    correct(page, 1, "silence")
+    page.locator(".toast").wait_for()
+    (record,) = town.take("corrections.jsonl")
+    assert record["said"] == ""
+    ask(page, "who else?")
+    answered(page, 3)
+    said = 'base+fox+dog heard "and you?"'
+    assert asked == [["say nothing"], ["and you?"], ["say nothing", "silence", "and you?", said, "who else?"]]
+
+
+def test_a_file_may_be_dropped_anywhere(page: Page, town: Town) -> None:
+    ask(page, "a question that must not be lost")
+    answered(page)
+    page.evaluate(
+        """() => {
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File(['{"prompt": "a", "completion": "fox"}\\n'], "dropped.jsonl"));
+            const drop = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true });
+            if (document.querySelector(".log").dispatchEvent(drop)) throw new Error("the browser would open the file");
+        }"""
+    )
+    page.locator(".card", has=page.locator(".order")).wait_for()
+    assert (town.folder / "data" / "dropped.jsonl").exists()
+    page.keyboard.press("c")
+    assert answered(page).is_visible()
 
 
 def test_a_file_becomes_a_layer_and_answers(page: Page, town: Town, tmp_path: Path) -> None:

@@ -80,10 +80,11 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An answer, and the model that gave it."""
+    """An answer, the model that was asked, and the sum of layers that gave it: names move, and routers pick."""
 
     model: str
     text: str
+    stack: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

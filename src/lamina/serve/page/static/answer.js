@@ -15,6 +15,7 @@ export class Answer {
     this.sum = sum;
     this.prompt = settings.system ? [{ role: "system", content: settings.system }, ...prompt] : prompt;
     this.settings = { ...settings, system: "" };
+    this.stack = null;
     this.said = "";
     this.text = "";
     this.stopper = new AbortController();
@@ -36,6 +37,7 @@ export class Answer {
     try {
       for await (const { stack, text, tokens, finish } of complete(this.model, this.prompt, this.settings, this.stopper.signal)) {
         if (stack !== undefined) {
+          this.stack = stack;
           this.by.hidden = stack === null || stack === this.sum;
           this.by.textContent = `answered by ${stack}`;
         } else if (text) {
@@ -55,13 +57,18 @@ export class Answer {
     return this.text !== "";
   }
 
+  /** What it was before any correction, and whose, as votes and corrections keep it. */
+  get record() {
+    return { model: this.model, stack: this.stack, text: this.said.trim() };
+  }
+
   stop() {
     this.stopper.abort();
   }
 
   /** Let the person write what the answer should have been, in its place. */
   edit() {
-    if (this.acts.hidden) return;
+    if (this.acts.hidden || this.acts.querySelector(".correct").hidden) return;
     const area = h("textarea", { "aria-label": "what the answer should have been", rows: Math.min(14, this.text.split("\n").length + 2) });
     area.value = this.text;
     const done = () => {
@@ -87,7 +94,7 @@ export class Answer {
     if (!wanted) return complain(new Error("A correction needs some text."));
     try {
       const { new: isNew } = await post("/lamina/corrections", {
-        prompt: this.prompt, said: { model: this.model, text: this.said }, wanted,
+        prompt: this.prompt, said: this.record, wanted,
       });
       this.text = wanted;
       this.body.textContent = wanted;
@@ -106,12 +113,12 @@ export class Answer {
     this.element.classList.remove("busy");
     this.element.setAttribute("aria-busy", "false");
     this.acts.hidden = false;
-    this.acts.querySelector(".correct").hidden = text === "";
-    if (text === "") this.facts.textContent ||= "an empty answer";
+    if (text === "") this.facts.textContent = ["an empty answer", this.facts.textContent].filter(Boolean).join(" · ");
   }
 
   #fail(error) {
     this.#settle("");
+    this.acts.querySelector(".correct").hidden = true; // nothing was said
     this.element.classList.add("failed");
     this.body.textContent = [error.message, error.hint].filter(Boolean).join(" ");
     this.facts.textContent = "";

@@ -11,7 +11,7 @@ const WIDE = matchMedia("(min-width: 1001px)"); // where the panel stands beside
 
 export class ChatView {
   constructor() {
-    this.turns = [];
+    this.turns = []; // questions, each with its answer once there is one
     this.picker = new Picker({ label: "Stack", onchange: (model) => this.#named(model) });
     this.composer = new Composer({
       label: "Ask something", send: (text) => this.ask(text), stop: () => this.stop(),
@@ -40,22 +40,26 @@ export class ChatView {
     const asked = h("div", { class: "turn user" }, h("div", {}, text));
     this.empty.remove();
     this.log.append(asked);
-    this.turns.push({ role: "user", content: text });
+    this.turns.push({ question: text, answer: null });
     await this.#answer();
   }
 
+  /** Answer the last question. What was never answered is not part of the conversation that the model reads. */
   async #answer() {
-    const prompt = this.turns.map((turn) => ({ role: turn.role, content: turn.role === "user" ? turn.content : turn.answer.text }));
+    const turn = this.turns.at(-1);
+    const before = this.turns.slice(0, -1).filter((each) => each.answer?.text);
+    const prompt = [...before.flatMap((each) => [{ role: "user", content: each.question }, { role: "assistant", content: each.answer.text }]),
+      { role: "user", content: turn.question }];
     const answer = new Answer({ model: this.picker.model, sum: this.picker.sumNow, prompt, settings, onretry: () => this.#again(answer) });
     this.log.append(answer.element);
     this.#follow(true);
     this.running = answer;
     this.composer.setBusy(true);
-    const isSaid = await answer.run();
+    turn.answer = answer;
+    await answer.run();
     if (this.running !== answer) return;
     this.running = null;
     this.composer.setBusy(false);
-    if (isSaid) this.turns.push({ role: "assistant", answer });
     this.#follow();
   }
 
@@ -63,7 +67,7 @@ export class ChatView {
   #again(answer) {
     if (this.running) return;
     const place = this.turns.findIndex((turn) => turn.answer === answer);
-    if (place >= 0) this.turns.length = place;
+    this.turns.length = place + 1;
     while (answer.element.nextSibling) answer.element.nextSibling.remove();
     answer.element.remove();
     this.#answer();

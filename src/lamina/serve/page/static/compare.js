@@ -52,7 +52,7 @@ export class CompareView {
     const [a, b] = this.sides.map(({ answer }) => answer);
     try {
       const { new: isNew } = await post("/lamina/votes", {
-        prompt: a.prompt, a: { model: a.model, text: a.said.trim() }, b: { model: b.model, text: b.said.trim() }, winner,
+        prompt: a.prompt, a: a.record, b: b.record, winner,
       });
       toast(isNew ? "Saved to votes.jsonl" : "This vote is in votes.jsonl already");
       this.votes.hidden = true;

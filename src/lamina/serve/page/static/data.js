@@ -51,22 +51,26 @@ export class DataView {
     }
   }
 
+  /** Take files wherever on the page they are dropped: a browser would leave the page for them. */
   #listen() {
     const over = (event, isOver) => {
-      if (![...(event.dataTransfer?.types ?? [])].includes("Files")) return;
+      if (![...(event.dataTransfer?.types ?? [])].includes("Files")) return false;
       event.preventDefault();
       this.drop.classList.toggle("over", isOver);
+      return true;
     };
-    this.element.addEventListener("dragover", (event) => over(event, true));
-    this.element.addEventListener("dragleave", (event) => over(event, false));
-    this.element.addEventListener("drop", (event) => {
-      over(event, false);
+    document.addEventListener("dragover", (event) => over(event, true));
+    document.addEventListener("dragleave", (event) => over(event, false));
+    document.addEventListener("drop", (event) => {
+      if (!over(event, false)) return;
+      location.hash = "train";
       this.#take(event.dataTransfer.files);
     });
   }
 
-  async #take([file]) {
+  async #take([file, ...others]) {
     if (!file) return;
+    if (others.length) complain(new Error(`One file at a time: this is ${file.name}.`));
     this.sent.hidden = false;
     try {
       let path = null;
