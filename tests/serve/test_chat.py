@@ -102,6 +102,8 @@ def test_numbers_reach_the_engine(site: Any) -> None:
     assert (how.frequency_penalty, how.presence_penalty, how.logit_bias) == (1, -1, ((7, -100),))
     site.chat()
     assert site.engine.seen[-1].sampling.temperature == 0
+    site.chat(temperature=1e-40)
+    assert site.engine.seen[-1].sampling.temperature == 0
 
 
 LIGHT = {

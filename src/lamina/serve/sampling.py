@@ -12,11 +12,15 @@ from lamina.serve.wire import Common
 
 __all__ = ["sampling_of", "usage_of"]
 
+_GREEDY_BELOW = 1e-5  # what logits are divided by; less of it overflows
+
 
 def sampling_of(
     gateway: Gateway, body: Common, *, max_tokens: int, top_logprobs: int | None, schema: dict[str, Any] | None = None
 ) -> Sampling:
     """Return how tokens are chosen for ``body``. A temperature that is not given is 0, as in ``lamina chat``.
+
+    So is one next to nothing, as in vLLM: in float32 the logits would be infinite.
 
     Raises:
         ApiError: 400, if more choices are asked for than one request may have, or a token id is not one.
@@ -27,7 +31,7 @@ def sampling_of(
     gateway.check_ids([token for token, _ in bias], "logit_bias")
     return Sampling(
         max_tokens=max_tokens,
-        temperature=body.temperature or 0.0,
+        temperature=0.0 if body.temperature is None or body.temperature < _GREEDY_BELOW else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         seed=body.seed,
         frequency_penalty=body.frequency_penalty or 0.0,
