@@ -230,6 +230,25 @@ def test_a_sum_asked_for_again_becomes_one_adapter(play: Play) -> None:
     play(scene)
 
 
+def test_a_sum_that_cannot_be_loaded_is_done_without(play: Play) -> None:
+    summed = (("a", 0.25), ("b", 0.5))
+
+    async def scene(rig: Rig) -> None:
+        engine, right = rig.engine, rig.engine._adapter
+
+        def spoil(layers: Layers, path: Path) -> None:
+            path.write_bytes(b"GGUF") if layers == summed else right(layers, path)
+
+        engine._adapter = spoil  # type: ignore[assignment]
+        for _ in range(2):
+            assert ids(await rig.answer(summed)) == rig.torch(summed)
+        await asyncio.gather(*engine._behind)
+        assert not engine._sums.kept
+        assert ids(await rig.answer((("c", 1.0),))) == rig.torch((("c", 1.0),))
+
+    play(scene)
+
+
 def test_closing_the_stream_frees_the_slot(play: Play) -> None:
     async def scene(rig: Rig) -> None:
         for _ in range(6):  # more than there are slots

@@ -90,7 +90,7 @@ class LlamaEngine:
         self._folder = tempfile.TemporaryDirectory(prefix="lamina-adapters-")
         model = await asyncio.to_thread(self._base)
         self._settings = WorkerSettings(model=model, slots=self._slots, context=self.context, threads=self._threads)
-        self._embedder = Embedder(self._settings, self._singles)
+        self._embedder = Embedder(self._settings, lambda layers: asyncio.shield(self._do_behind(self._singles(layers))))
         await self._worker_for(())
 
     async def stop(self) -> None:
@@ -187,14 +187,15 @@ class LlamaEngine:
 
     async def _load_sum(self, layers: Layers) -> None:
         async with self._changing:
-            # Where it fails, its parts go on answering; the request that needs another process tells why.
-            with suppress(EngineError, LaminaError):
-                if self._settings is None:
-                    return
-                await asyncio.to_thread(self._write_file, layers)
-                self._sums.keep(layers)
+            if self._settings is None:
+                return
+            self._sums.keep(layers)
+            try:
                 await asyncio.to_thread(self._write_files, layers)
                 await self._replace(self._settings)
+            except (EngineError, LaminaError) as error:
+                self._sums.drop(layers)  # its parts go on answering
+                _LOG.warning("a sum is not loaded: %s", error)
 
     def _usable(self, layers: Layers) -> Worker | None:
         worker = self._worker

@@ -47,3 +47,7 @@ class AskedSums:
         """Have this sum from now on; the one that was kept longest makes room for it."""
         if layers not in self._kept:
             self._kept.append(layers)
+
+    def drop(self, layers: Layers) -> None:
+        """Do without this sum."""
+        self._kept.remove(layers)
