@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lamina.serve.gateway import Gateway
+from lamina.serve.limits import Limits
 from lamina.serve.text import Detokeniser, StopFinder
 
 TEXTS = st.text(st.sampled_from("ab é日\U0001f600\n"), max_size=30)
@@ -70,3 +73,13 @@ def test_nothing_of_a_stop_string_is_shown(pieces: list[str]) -> None:
     finder = StopFinder(["STOP"])
     assert "".join(map(finder.push, pieces)).startswith("one ")
     assert finder.found
+
+
+def test_a_gateways_text_is_the_tokenizers(site: Any) -> None:
+    tokenizer, draw = site.gateway.renderer.tokenizer, random.Random(0)
+    for tidy in (False, True):  # which is a thing of transformers, not of the tokenizers library
+        tokenizer.clean_up_tokenization_spaces = tidy
+        gateway = Gateway(site.engine, site.gateway.stacks, site.gateway.renderer, Limits(), routing=lambda stack: None)
+        for _ in range(50):
+            ids = [draw.randrange(len(tokenizer)) for _ in range(8)]
+            assert gateway.decode(ids) == tokenizer.decode(ids, skip_special_tokens=True)
