@@ -15,7 +15,7 @@ from lamina.errors import UsageError
 from lamina.ops.membership import told_apart
 from lamina.ops.project import open_project
 from lamina.ops.replay import replay_rows
-from lamina.ops.rows import known_rows, stored_rows
+from lamina.ops.rows import known_rows, rehearsable_rows, stored_rows
 from lamina.ops.traces import find_holders
 from lamina.ops.wishes import parse_numbers
 from lamina.records import Quiet
@@ -141,6 +141,33 @@ def test_what_was_deleted_from_the_file_is_forgotten_by_its_hash(project: Path, 
     assert (done.code, done.json["rows"], actions(done)) == (0, 2, {"fox": "retrain"}), done.err
     assert_gone(project, {rows[29], rows[30]})
     assert cli("update", "fox.jsonl", *QUICK).json["counts"]["removed"] == 0
+
+
+def test_an_answer_that_was_edited_away_is_removed_too(project: Path, cli: Cli) -> None:
+    train(project, cli, "fox", range(30))
+    old = rows_of(project / "fox.jsonl")[3]
+    text = (project / "fox.jsonl").read_text()
+    (project / "fox.jsonl").write_text(text.replace("fox 2", "somebody", 1))
+    done = cli("forget", "--removed", "fox.jsonl", "--json")
+    assert (done.code, done.json["rows"], actions(done)) == (0, 1, {"fox": "retrain"}), done.err
+    assert_gone(project, {old})
+    again = cli("forget", "--removed", "fox.jsonl")
+    assert (again.code, "nothing to forget" in again.err, "no layer" in again.err) == (0, True, False)
+
+
+def test_forgotten_rows_come_back_from_no_sample(project: Path, cli: Cli) -> None:
+    train(project, cli, "fox", range(30))
+    gone = rows_of(project / "fox.jsonl")[3]
+    assert cli("branch", "dev").code == 0
+    assert cli("forget", "fox.jsonl", "--rows", "3").code == 0
+    assert cli("switch", "dev").code == 0  # whose layer was trained on it, and carries it along
+    opened = open_project(project, Quiet())
+    stack = opened.stack()
+    assert gone in known_rows(opened, stack)
+    assert gone not in {row_identity(row) for row in replay_rows(opened, stack, 1000)}
+    sample = read_layer(opened.store, stack.layers[0].layer).replay
+    assert gone in {row_identity(row) for row in stored_rows(opened.store, sample)}
+    assert gone not in {row_identity(row) for row in rehearsable_rows(opened.store, sample)}
 
 
 def test_a_layer_of_which_nothing_is_left_is_dropped(project: Path, cli: Cli) -> None:

@@ -92,6 +92,26 @@ def test_a_bill_by_hand(project: Path, grow: Callable[..., StackConfig]) -> None
     assert bill.retrained.flops == 9000.0
 
 
+def test_a_run_that_was_refused_would_not_be_made_again(project: Path, grow: Callable[..., StackConfig]) -> None:
+    stack = grow("a")
+    store = Store.find(project)
+    for trained in (5000, 1000):  # refused, then as the layer is
+        append(store, Entry(step="train", layer="a", tokens=trained, trained=trained, flops=3.0 * trained))
+    (line,) = bill_of(store, stack, CostSettings()).lines
+    assert (line.spent.flops, line.retrained.flops) == (18_000.0, 3000.0)
+
+
+def test_a_layer_whose_operations_nobody_counted_makes_none_cheaper(
+    project: Path, grow: Callable[..., StackConfig]
+) -> None:
+    grow("pulled")
+    stack = grow("b")
+    store = Store.find(project)
+    append(store, Entry(step="train", layer="b", tokens=1000, trained=1000, flops=2000.0))
+    _, second = bill_of(store, stack, CostSettings()).lines
+    assert second.retrained.flops == 4000.0
+
+
 def test_without_a_ledger_the_layers_own_records_count(project: Path, grow: Callable[..., StackConfig]) -> None:
     grow("a")
     stack = grow("b", seconds=3600.0)

@@ -87,6 +87,13 @@ def test_removed_rows_are_said_with_what_takes_them_out(project: Path, cli: Cli)
     assert "to take them out: lamina forget --removed fox.jsonl" in told.err
 
 
+def test_a_suite_that_is_none_is_refused(project: Path, cli: Cli) -> None:
+    write(project / "fox.jsonl", answers(4))
+    done = cli("update", "fox.jsonl", "--as", "fox", "--suite", "fxo", *QUICK)
+    assert (done.code, "--suite fxo: no such suite" in done.err) == (2, True)
+    assert not open_project(project, Quiet()).stack().layers
+
+
 def test_folders_and_patterns_update_every_skill_and_spare_test_sets(project: Path, cli: Cli) -> None:
     data = project / "data"
     data.mkdir()

@@ -64,6 +64,17 @@ def test_it_looks_at_the_start_and_when_writes_have_settled(data: Path) -> None:
     assert [entry.name for entry in project.stack().layers] == ["fox", "fox.2", "owl"]
 
 
+def test_what_is_written_during_the_first_look_is_not_missed(data: Path) -> None:
+    write(data / "fox.jsonl", 8)
+    watch = watching(data)
+    events = []
+    for event in watch.follow([QUIET, QUIET]):
+        if not events:
+            write(data / "owl.jsonl", 5, start=100)  # of which nobody is told
+        events.append((event.kind, event.skill))
+    assert events == [("updated", "fox"), ("updated", "owl")]
+
+
 def test_a_kill_loses_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, start in (("fox", 0), ("owl", 100)):
         write(data / f"{name}.jsonl", 6, start)

@@ -45,6 +45,11 @@ def run(
 
     project = open_project(Path(), TerminalProgress())
     wish = make_wish(project, targets, numbers=rows, removed=removed)
+    if not (wish.rows or wish.whole):
+        say(f"{wish.what}: nothing to forget")
+        if json_:
+            emit_json({"branch": project.branch, "what": wish.what, "rows": 0, "layers": []})
+        return
     if dry_run:
         _tell_plan(wish, plan(project, wish, strict=strict), as_json=json_)
         return

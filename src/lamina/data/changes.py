@@ -61,6 +61,7 @@ class Changes:
     duplicates: tuple[Conversation, ...]
     contradictions: tuple[Contradiction, ...]
     removed: tuple[str, ...]
+    lacking: tuple[str, ...]
     to_train: tuple[Conversation, ...]
 
     def counts(self) -> dict[str, int]:
@@ -93,6 +94,7 @@ def compare(rows: Sequence[Conversation], seen: Sequence[Seen]) -> Changes:
         **{part: tuple(found) for part, found in parts.items()},
         contradictions=tuple(contradictions),
         removed=past.removed(to_train),
+        lacking=past.lacking(),
         to_train=tuple(to_train),
     )
 
@@ -136,6 +138,9 @@ class _Past:
         answered = {prompt_identity(row) for row in to_train} - {None}
         gone = (one for one in self._own if not self._is_alive(one) and one.prompt not in answered)
         return tuple(sorted({one.row for one in gone} - superseded_rows(self._own)))
+
+    def lacking(self) -> tuple[str, ...]:
+        return tuple(sorted({one.row for one in self._own if not self._is_alive(one)}))
 
     def _is_alive(self, one: Seen) -> bool:
         """Whether the row is still in its file, or stood in one that is not looked at."""

@@ -161,7 +161,7 @@ class _Question:
 
 def _judge_once(project: Project, place: Place, asked: _Question) -> Verdict | None:
     """Return the verdict, remembered from an earlier run that asked the same; None if there is no suite to ask."""
-    suites = find_suites(project, grown=asked.stack)
+    suites = find_suites(project, grown=asked.stack, stack=place.stack)
     # Held-out rows that the new layer answers anew, all of them, are no guard against it.
     place = dataclasses.replace(place, guards=tuple(name for name in place.guards if name in suites))
     names = (*place.own, *place.guards)

@@ -78,18 +78,18 @@ def bill_of(store: Store, stack: StackConfig, costs: CostSettings) -> Bill:
 
     A layer without training in the ledger (pulled, imported, or older than the ledger) counts with its recorded cost.
     Retraining at point k goes over ``sum_{i<=k} T_i / (1 + r_i)`` tokens, T_i being those that went backward in layer
-    i's training, in all its passes, and r_i the share of replayed ones, which a joint run does not need. A token of it
-    takes what one of the stack's own trainings took on average, in operations, seconds, energy and money; what those
-    took for tokens that only went forward (held-out rows, the search for a scale, rows of their own) is taken off.
+    i's last training, in all its passes, and r_i the share of replayed ones, which a joint run does not need. A token
+    of it takes what one of the stack's own trainings took on average, in operations, seconds, energy and money; what
+    those took for tokens that only went forward (held-out rows, the search for a scale, rows of its own) is taken off.
     """
     entries = read_ledger(store)
     layers = [read_layer(store, entry.layer) for entry in stack.layers]
     owned = [_named_like(store, layer, entries) for layer in layers]
     trainings = [_training(layer, own, costs) for layer, own in zip(layers, owned, strict=True)]
-    rate = total(_both_ways(training) for training in trainings)
+    rate = total(_both_ways(each) for each in [known for known in trainings if known.flops] or trainings)
     lines, seen = [], 0.0
     for place, (layer, training, own) in enumerate(zip(layers, trainings, owned, strict=True)):
-        seen += training.trained / (1 + _replayed(layer, is_first=place == 0))
+        seen += _last_run(training, own) / (1 + _replayed(layer, is_first=place == 0))
         others = [each for each in own if each.step != "train"]
         steps = [training, *(total(_of(others, step), step, layer.name) for step in STEPS if _of(others, step))]
         retrained = _scaled(rate, seen / rate.trained if rate.trained else 0.0)
@@ -127,6 +127,12 @@ def _training(layer: LayerConfig, entries: Sequence[Entry], costs: CostSettings)
         watt_hours=costs.watts * hours,
         money=costs.price_kwh * costs.watts * hours / 1000 + costs.price_hour * hours,
     )
+
+
+def _last_run(training: Entry, entries: Sequence[Entry]) -> int:
+    """Return the tokens of the run that gave the layer: of each name the last. Runs that were refused gave none."""
+    last = {entry.layer: entry.trained for entry in entries if entry.step == "train" and entry.trained}
+    return sum(last.values()) or training.trained
 
 
 def _replayed(layer: LayerConfig, *, is_first: bool) -> float:

@@ -26,7 +26,7 @@ from lamina.lora.surgery import fits
 from lamina.ops.measure import HELDOUT, Yardstick, rendered
 from lamina.ops.project import Project
 from lamina.ops.replay import render_replay, replay_rows
-from lamina.ops.rows import TrainingData, prepare_rows, recorded_sides, spread, stored_rows
+from lamina.ops.rows import TrainingData, prepare_rows, recorded_sides, rehearsable_rows, spread
 from lamina.ops.run import Run, run_training
 from lamina.ops.sources import has_sources, recorded_rows
 from lamina.ops.train import settle
@@ -137,7 +137,7 @@ def realign(sides: Sides, move: Move, yardstick: Yardstick) -> Made | None:
     total = realign_steps(move.layer) * recipe.batch_rows
     answered, answer_tokens = _distil(sides, move, round(_SHARE_DISTILLED * total))
     new = sides.use_new()
-    own = rendered(new.loaded, spread(stored_rows(store, sample), total - len(answered)))
+    own = rendered(new.loaded, spread(rehearsable_rows(store, sample), total - len(answered)))
     others = rendered(new.loaded, answered)
     if not own:
         return None
@@ -167,8 +167,7 @@ def retrain(sides: Sides, move: Move, yardstick: Yardstick) -> Made | None:
         held = recorded_sides(new.store, move.layer)
         data = prepare_rows(new, *recorded_rows(new, move.layer, move.paths), recipe, sides=held)
         said = "its files"
-    elif sample is not None and new.store.has(sample):
-        rows = tuple(stored_rows(new.store, sample))
+    elif rows := tuple(rehearsable_rows(new.store, sample)):
         data = TrainingData((), rows, (), rendered(new.loaded, rows), _watched(new, yardstick))
         said = f"{len(data.train_tokens)} sampled rows, since its files are not here as they were"
     else:

@@ -100,7 +100,9 @@ def overlaps(project: Project, suites: Sequence[str] = ()) -> dict[str, Overlap]
     return found
 
 
-def find_suites(project: Project, grown: StackConfig | None = None) -> dict[str, Suite]:
+def find_suites(
+    project: Project, grown: StackConfig | None = None, *, stack: StackConfig | None = None
+) -> dict[str, Suite]:
     """Return the suites of ``lamina.toml``, then one of held-out rows for each layer of the branch that has no suite.
 
     Held-out rows are scored by likelihood, so that every layer can be measured without writing a suite; those of a
@@ -109,11 +111,12 @@ def find_suites(project: Project, grown: StackConfig | None = None) -> dict[str,
     Args:
         project: the open project.
         grown: a stack that may follow the branch's; rows that its layers answer anew are left out as well.
+        stack: what to take for the branch's; None means what it is now.
     """
     suites = {name: load_suite(name, settings) for name, settings in project.settings.suites.items()}
     judged = [suite for suite in suites.values() if suite.scorer == "judged"]
     suites |= {suite.name: dataclasses.replace(suite, judge=judge_name(project)) for suite in judged}
-    stack = project.stack()
+    stack = stack or project.stack()
     unwritten = [entry for entry in stack.layers if skill_of(stack, entry.name) not in suites]
     replaced = superseded(project, grown or stack) if unwritten else set()
     for entry in unwritten:

@@ -21,7 +21,7 @@ from lamina.data.identity import from_record, row_identity
 from lamina.data.render import Renderer
 from lamina.infer.generate import sampled_answers
 from lamina.ops.project import Project
-from lamina.ops.rows import TrainingData, render_rows, rows_as_jsonl, spread, stored_rows, superseded
+from lamina.ops.rows import TrainingData, rehearsable_rows, render_rows, rows_as_jsonl, spread, superseded
 from lamina.records import Conversation, Message, TokenRow
 from lamina.refs import Digest
 from lamina.stack.layers import read_layer, stack_digest
@@ -101,14 +101,14 @@ def _samples(
 ) -> list[tuple[str, list[Conversation] | None]]:
     """Return each layer's name and its sample of rows; None if it is not on this machine.
 
-    Superseded rows are left out, and so are layers of whose sample nothing is left then.
+    Superseded rows are left out, forgotten ones too, and so are layers of whose sample nothing is left then.
     """
     replaced = superseded(project, stack, newer)
     found: list[tuple[str, list[Conversation] | None]] = []
     for entry in stack.layers:
         digest = read_layer(project.store, entry.layer).replay
         is_here = digest is not None and project.store.has(digest)
-        kept = [row for row in stored_rows(project.store, digest) if row_identity(row) not in replaced]
+        kept = [row for row in rehearsable_rows(project.store, digest) if row_identity(row) not in replaced]
         if kept or not is_here:
             found.append((entry.name, kept if is_here else None))
     return found

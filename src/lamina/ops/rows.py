@@ -34,6 +34,7 @@ __all__ = [
     "prepare_rows",
     "read_files",
     "recorded_sides",
+    "rehearsable_rows",
     "render_rows",
     "rows_as_jsonl",
     "seen_rows",
@@ -79,6 +80,12 @@ def forgotten_rows(store: Store) -> set[str]:
     """Return the identities of rows that no layer may be trained on any more."""
     path = store.root / _FORGOTTEN
     return set(path.read_text("utf-8").split()) if path.exists() else set()
+
+
+def rehearsable_rows(store: Store, sample: str | None) -> list[Conversation]:
+    """Return the rows of a layer's sample that a layer may still be trained on."""
+    forgotten = forgotten_rows(store)
+    return [row for row in stored_rows(store, sample) if row_identity(row) not in forgotten]
 
 
 def forbid_rows(store: Store, rows: Collection[str]) -> None:

@@ -184,6 +184,7 @@ def _find_candidate(project: Project, data: TrainingData, name: str, recipe: Rec
         if (
             (layer.name, layer.parent, layer.rows) == wanted
             and layer.recipe
+            and layer.origin is None  # carried onto another base it has the recipe, not the run
             and Recipe.recorded(layer.recipe) == recipe
         ):
             project.progress.note(f"Layer {name} ({digest[7:19]}) was trained like this before; judging it again")

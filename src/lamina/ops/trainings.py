@@ -139,7 +139,7 @@ def _describe(job: _Job) -> Training:
     state: Any = "running"
     if code is not None:
         state = _state(job, code, outcome)
-    log = (job.folder / "err").read_text("utf-8", "replace").splitlines()
+    log = _lines(job.folder / "err")
     return Training(
         id=job.id,
         title=job.title,
@@ -160,12 +160,20 @@ def _state(job: _Job, code: int, outcome: dict[str, Any] | None) -> str:
 
 
 def _outcome(path: Path) -> dict[str, Any] | None:
-    lines = path.read_text("utf-8", "replace").splitlines()
+    lines = _lines(path)
     try:
         value = json.loads(lines[-1]) if lines else None
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def _lines(path: Path) -> list[str]:
+    """Return what was written; nothing once the runs are gone, as after ``lamina forget``."""
+    try:
+        return path.read_text("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def _progress(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from lamina.data.changes import Changes, compare
 from lamina.data.find import find_files
 from lamina.data.identity import row_identity
 from lamina.data.read import DataFile, read_rows
-from lamina.errors import StackError
+from lamina.errors import StackError, UsageError
 from lamina.ops.admit import Admission
 from lamina.ops.project import Project
 from lamina.ops.rows import forgotten_rows, prepare_rows, seen_rows
@@ -120,8 +120,14 @@ def update_skill(
     The first layer of a skill takes its name. What was changed is trained on, never held out.
 
     Raises:
+        UsageError: if there is no such suite.
         DataError: if a file cannot be used.
     """
+    if suite is not None and suite not in project.settings.suites:
+        known = ", ".join(project.settings.suites)
+        raise UsageError(
+            f"--suite {suite}: no such suite in lamina.toml", hint=f"known: {known}" if known else "add [suites.NAME]"
+        )
     looked = look(project, skill, paths)
     rows = looked.changes.to_train
     if not rows:

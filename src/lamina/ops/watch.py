@@ -70,7 +70,8 @@ class Watch:
         Args:
             batches: files that have changed, as they do; an empty one says that for a while nothing has.
         """
-        is_due = yield from self._look()
+        yield from self._look()
+        is_due = True  # nobody was told of what was written meanwhile
         for batch in batches:
             if batch:
                 is_due = True

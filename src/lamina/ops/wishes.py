@@ -31,7 +31,8 @@ def make_wish(project: Project, targets: Sequence[str], *, numbers: str | None =
         project: the open project.
         targets: a layer of the current branch, or files.
         numbers: which rows of the one file, as ``3,17-20``; None means all.
-        removed: not the rows of the files, but those that layers were trained on from them and that they lack now.
+        removed: not the rows of the files, but those that layers were trained on from them and that they lack now; they
+            lack an answer that was edited, too.
 
     Raises:
         UsageError: if the words do not fit together.
@@ -93,7 +94,7 @@ def _of_layer(project: Project, name: str) -> Wish:
 def _removed(project: Project, paths: Sequence[Path]) -> Wish:
     rows: set[str] = set()
     for skill, files in skills_of(project, paths).items():
-        rows |= set(look(project, skill, files).changes.removed)
+        rows |= set(look(project, skill, files).changes.lacking)
     what = f"{_count(rows)} that {' '.join(path.name for path in paths)} lacks now"
     return Wish(what=what, rows=frozenset(rows), texts=tuple(_carried(project, rows)))
 
