@@ -156,7 +156,14 @@ with Store.find(Path({str(project)!r})).claim("watch"):
     try:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        for verb in (("update", "fox.jsonl"), ("train", "fox.jsonl", "--as", "owl"), ("forget", "fox")):
+        for verb in (
+            ("update", "fox.jsonl"),
+            ("train", "fox.jsonl", "--as", "owl"),
+            ("forget", "fox"),
+            ("reproduce", "fox"),
+            ("squash", "--rank", "1"),
+            ("gc", "--yes"),
+        ):
             second = cli(*verb)
             assert second.code == 1
             assert f"`lamina watch`, process {other.pid}, since 20" in second.err

@@ -26,5 +26,6 @@ def run(
 
     check_name(name)
     project = open_project(Path(), TerminalProgress())
-    result = import_layer(project, folder, name=name, licence=licence, guards=guard or (), accept=accept)
+    with project.working("import"):
+        result = import_layer(project, folder, name=name, licence=licence, guards=guard or (), accept=accept)
     flags.report(result, as_json=json_)

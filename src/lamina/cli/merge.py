@@ -31,7 +31,8 @@ def run(
 
     check_name(name)
     project = open_project(Path(), TerminalProgress())
-    result = merge(project, layers, name=name, method=method, dev=dev, guards=guard or (), accept=accept)
+    with project.working("merge"):
+        result = merge(project, layers, name=name, method=method, dev=dev, guards=guard or (), accept=accept)
     if not json_:
         _describe(layers, result)
     flags.report(result.admission, as_json=json_, more=_record(result))

@@ -55,7 +55,9 @@ def run(
     if dry_run:
         _report_plan(rebase.plan(task), as_json=json_)
     else:
-        _report(rebase.carry_out(task, accept=accept), as_json=json_)
+        with task.sides.new.working("rebase"):
+            done = rebase.carry_out(task, accept=accept)
+        _report(done, as_json=json_)
 
 
 def _task(onto: str | None, base: str | None, revision: str | None, quantise: Any, data: list[Path]) -> Task:

@@ -74,6 +74,8 @@ def describe(result: Admission) -> None:
             _describe_suite(line)
         for name in result.verdict.skipped:
             say(f"--   {name}: not scored, the layer is refused already")
+    else:
+        say("no suite was asked whether it helps: name one with --guard, or write [suites.NAME] into lamina.toml")
     if result.attempts:
         _describe_attempts(result.attempts)
     if result.accepted:

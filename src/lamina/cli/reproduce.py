@@ -25,7 +25,9 @@ def run(
     from lamina.ops.project import open_project
     from lamina.ops.reproduce import reproduce
 
-    found = reproduce(open_project(Path(), TerminalProgress()), layer, data or ())
+    project = open_project(Path(), TerminalProgress())
+    with project.working("reproduce"):
+        found = reproduce(project, layer, data or ())
     if json_:
         emit_json(
             {

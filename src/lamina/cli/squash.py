@@ -29,7 +29,8 @@ def run(
 
     check_name(name)
     project = open_project(Path(), TerminalProgress())
-    result = squash(project, stack, name=name, rank=rank, energy=energy, start=start)
+    with project.working("squash"):
+        result = squash(project, stack, name=name, rank=rank, energy=energy, start=start)
     if json_:
         emit_json(_record(result))
     else:

@@ -27,8 +27,11 @@ def gc(start: Path, *, remove: bool, forget_history: bool) -> Garbage:
     """Return what no branch or tag reaches, and remove it if asked to.
 
     Raises:
+        BusyError: if it is to remove while another lamina is at work: what that has made, nothing reaches yet.
         StackError: if there is no project, or something that a ref reaches is damaged.
     """
     store = Store.find(start)
-    step = collect_garbage if remove else find_garbage
-    return step(store, forget_history=forget_history)
+    if not remove:
+        return find_garbage(store, forget_history=forget_history)
+    with store.claim("gc"):
+        return collect_garbage(store, forget_history=forget_history)
