@@ -12,6 +12,7 @@ import pytest
 from lamina.data.identity import row_identity
 from lamina.data.read import read_rows
 from lamina.errors import UsageError
+from lamina.ops.ledger import read_ledger
 from lamina.ops.membership import told_apart
 from lamina.ops.project import open_project
 from lamina.ops.replay import replay_rows
@@ -20,6 +21,7 @@ from lamina.ops.traces import find_holders
 from lamina.ops.wishes import parse_numbers
 from lamina.records import Quiet
 from lamina.stack.layers import list_layers, read_layer
+from lamina.stack.store import Store
 
 Cli = Callable[..., Any]
 QUICK = ("--rank", "2", "--epochs", "2", "--lr", "0.02", "--json")
@@ -141,6 +143,21 @@ def test_what_was_deleted_from_the_file_is_forgotten_by_its_hash(project: Path, 
     assert (done.code, done.json["rows"], actions(done)) == (0, 2, {"fox": "retrain"}), done.err
     assert_gone(project, {rows[29], rows[30]})
     assert cli("update", "fox.jsonl", *QUICK).json["counts"]["removed"] == 0
+
+
+def test_files_are_found_where_they_were_named_or_dropped(project: Path, cli: Cli) -> None:
+    write(project / "withdrawn.jsonl", range(2, 3))
+    for folder, target in (("far", ("far/fox.jsonl", "--rows", "3")), ("data", ("withdrawn.jsonl",))):
+        (project / folder).mkdir()
+        write(project / folder / "fox.jsonl", range(300))  # more rows than a layer carries along
+        assert cli("train", f"{folder}/fox.jsonl", "--as", folder, *QUICK, "--replay", "0").code == 0
+        done = cli("forget", *target, "--json")
+        assert (done.code, actions(done)[folder]) == (0, "retrain"), done.err
+        assert cli("drop", folder).code == 0
+        (project / ".lamina" / "forgotten").unlink()
+    steps = [entry for entry in read_ledger(Store.find(project)) if entry.step == "forget"]
+    assert {entry.layer for entry in steps if entry.trained} == {"data", "far"}
+    assert cli("log", "--cost", "--json").code == 0
 
 
 def test_an_answer_that_was_edited_away_is_removed_too(project: Path, cli: Cli) -> None:

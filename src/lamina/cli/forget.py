@@ -54,7 +54,8 @@ def run(
         _tell_plan(wish, plan(project, wish, strict=strict), as_json=json_)
         return
     suites = require_suites(project, suite or [])
-    result = forget(project, wish, paths=find_data(project, data or []), strict=strict)
+    named = [path for target in targets if (path := Path(target)).is_file()]  # their other rows may be needed
+    result = forget(project, wish, paths=[*named, *find_data(project, data or [])], strict=strict)
     checked = check(project, wish, result, suites)
     holders = clear(project, wish) if purge else find_holders(project.store, wish.rows, wish.whole)
     if json_:

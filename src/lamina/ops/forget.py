@@ -17,11 +17,13 @@ from typing import Literal
 from lamina.data.read import DataFile
 from lamina.errors import DataError
 from lamina.ops.carry import Sides, recorded_recipe
+from lamina.ops.costs import layer_size
 from lamina.ops.measure import find_yardstick, nats_per_byte
 from lamina.ops.place import set_goals
 from lamina.ops.project import Project
 from lamina.ops.rows import forbid_rows, forgotten_rows, prepare_rows, recorded_sides, superseded
 from lamina.ops.sources import remaining_rows
+from lamina.ops.spending import spending
 from lamina.ops.traces import Trace, find_trace
 from lamina.ops.train import make_layer
 from lamina.records import Conversation
@@ -202,8 +204,11 @@ def _retrain(project: Project, step: Step, below: StackConfig, source: Source) -
         return replace(step, action="drop", why="no rows are left to train it on")
     project.progress.note(f"{layer.name}: trained again on the {len(rows)} rows that are left")
     write_stack(project.store, below)
-    made = make_layer(project, data, name=step.entry.name, recipe=recipe, origins=layer.recipe_origins, parent=below)
-    entry = StackEntry(layer=made.layer, name=step.entry.name, scale=step.entry.scale)
+    name = step.entry.name
+    with spending(project, "forget", name, below) as spent:
+        made = make_layer(project, data, name=name, recipe=recipe, origins=layer.recipe_origins, parent=below)
+        spent.own = layer_size(project.store, made.layer)
+    entry = StackEntry(layer=made.layer, name=name, scale=step.entry.scale)
     return replace(step, action="retrain", now=entry, cost=read_layer(project.store, made.layer).cost)
 
 
@@ -230,9 +235,10 @@ def _losses(
     yardstick = find_yardstick(project.store, layer)
     if yardstick is None:
         return None
-    goal = set_goals(Sides(project, project), old, {step.height: yardstick})[step.height]
     stack = below.model_copy(update={"layers": (*below.layers, step.entry)})
-    loss, _ = nats_per_byte(project.activate(mark_moved(project.store, stack)), goal.yardstick)
+    with spending(project, "forget", step.entry.name, old):
+        goal = set_goals(Sides(project, project), old, {step.height: yardstick})[step.height]
+        loss, _ = nats_per_byte(project.activate(mark_moved(project.store, stack)), goal.yardstick)
     return loss, goal.loss + goal.margin
 
 

@@ -19,7 +19,7 @@ from lamina.stack.store import Store, disk_errors
 __all__ = ["LEDGER", "STEPS", "Entry", "append", "read_ledger", "total"]
 
 LEDGER = "ledger.jsonl"
-STEPS = ("train", "gate", "remedy", "score", "weigh", "generate", "squash", "realign")
+STEPS = ("train", "gate", "remedy", "score", "weigh", "generate", "squash", "realign", "forget")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Entry:
 
     Attributes:
         step: one of ``STEPS``: making the layer, asking the gate, mending a refused one, measuring, weighing layers
-            against one another, answers for a judge, measuring a squash, carrying over.
+            against one another, answers for a judge, measuring a squash, carrying over, training again without rows.
         layer: the name of the layer it was for; empty for the bare base.
         when: its end, ISO, UTC.
         tokens: computed, forward or both ways; what rows share counts once.

@@ -28,7 +28,8 @@ def recorded_rows(
 ) -> tuple[tuple[DataFile, ...], list[Conversation]]:
     """Return the files that the layer was trained on, and those of their rows that it has seen, in their order.
 
-    A file is looked for among ``paths`` by its content, then in the project's folder by its recorded name.
+    A file is looked for among ``paths`` by its content, then in the project's folder and its ``data`` by its recorded
+    name.
 
     Raises:
         DataError: naming every file that is missing or has changed, with the digest it should have.
@@ -70,7 +71,7 @@ def remaining_rows(
     """Return the rows that the layer has seen, but for some, and the files that they stand in now.
 
     Rows are found by content, so a file may have grown, shrunk or changed its format since: among ``paths``, in the
-    project's folder under the recorded names, and in what the layer carries along.
+    project's folder and its ``data`` under the recorded names, and in what the layer carries along.
 
     Args:
         project: the open project.
@@ -83,9 +84,9 @@ def remaining_rows(
         DataError: if a row that is wanted is nowhere.
     """
     wanted = {one.row for one in read_seen(project.store, layer)} - set(without)
-    names = [project.store.project / Path(source.file).name for source in layer.data]
+    places = [path for source in layer.data for path in _places(project.store.project, source)]
     files, found = list[DataFile](), dict[str, Conversation]()
-    for path in dict.fromkeys([*paths, *(name for name in names if name.is_file())]):
+    for path in dict.fromkeys([*paths, *places]):
         file = read_rows(path)
         rows = {identity: row for row in file.rows if (identity := row_identity(row)) in wanted - found.keys()}
         files += [file] if rows else []
@@ -111,8 +112,13 @@ def _look(project: Project, layer: LayerConfig, paths: Sequence[Path]) -> list[P
 
 
 def _in_folder(folder: Path, source: DataSource) -> Path | str:
-    path = folder / Path(source.file).name
-    if not path.is_file():
+    found = {str(Digest.of_file(path)): path for path in _places(folder, source)}
+    if not found:
         return f"{source.file} (expected {source.digest}, not found)"
-    found = str(Digest.of_file(path))
-    return path if found == source.digest else f"{source.file} (expected {source.digest}, found {found})"
+    return found.get(source.digest) or f"{source.file} (expected {source.digest}, found {' and '.join(found)})"
+
+
+def _places(folder: Path, source: DataSource) -> list[Path]:
+    """Return where a file of that name lies: in the project's folder, or in its ``data``, where the page puts files."""
+    name = Path(source.file).name
+    return [path for path in (folder / name, folder / "data" / name) if path.is_file()]
