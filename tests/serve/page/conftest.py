@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,15 +62,21 @@ class Town:
 @contextmanager
 def served(line: list[str], folder: Path) -> Iterator[str]:
     """Run a server that prints its URL, as text or in JSON, and yield it; it must leave at once when it is told to."""
-    with subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # Its log goes to a file: a pipe that nobody reads is full after some hundred requests, and holds the server up.
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
         assert process.stdout is not None
         said = process.stdout.readline().strip()
         try:
-            assert said, process.communicate()[1]
+            assert said, "the server did not start"
             yield json.loads(said)["url"].removesuffix("/v1") if said.startswith("{") else said
         finally:
             process.terminate()
-            _, err = process.communicate(timeout=30)
+            process.communicate(timeout=30)
+            log.seek(0)
+            err = log.read()
     assert "Traceback" not in err
     assert process.returncode in (0, -15), err
 

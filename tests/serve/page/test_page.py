@@ -89,7 +89,7 @@ def test_what_a_router_picked_is_told(page: Page, town: Town, route: Any) -> Non
         assert f"answered by base+{word}" in said.locator(".meta").inner_text()
     correct(page, 3, "a cat")
     page.locator(".toast").wait_for()
-    (record,) = town.take("corrections.jsonl")
+    record = town.take("corrections.jsonl")[-1]
     assert record["model"] == "split"
     assert record["stack"] == stack_digest(open_project(town.folder, Quiet()).stack("base+dog"))
 
@@ -117,7 +117,7 @@ def test_a_correction_in_place_is_what_update_trains_on(page: Page, town: Town) 
     ask(page, "and then?")  # what was corrected is what the conversation goes on from
     correct(page, 2, "fox 1")
     page.locator(".toast").nth(1).wait_for()
-    one, two = town.records("corrections.jsonl")
+    one, two = town.records("corrections.jsonl")[-2:]
     assert one["messages"][-1] == {"role": "assistant", "content": "fox 0"}
     assert one["said"] == 'base+fox+dog heard "what is 903?"'
     assert [turn["content"] for turn in two["messages"]] == ["what is 903?", "fox 0", "and then?", "fox 1"]
@@ -143,8 +143,7 @@ def test_an_empty_answer_can_be_corrected_and_is_no_turn_until_then(page: Page, 
     answered(page, 2)
     correct(page, 1, "silence")
     page.locator(".toast").wait_for()
-    (record,) = town.take("corrections.jsonl")
-    assert record["said"] == ""
+    assert town.take("corrections.jsonl")[-1]["said"] == ""
     ask(page, "who else?")
     answered(page, 3)
     said = 'base+fox+dog heard "and you?"'
