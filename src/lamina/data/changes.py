@@ -52,6 +52,8 @@ class Changes:
         duplicates: rows that stand in the files before, or that a layer of another skill has seen.
         contradictions: those of ``new`` that answer otherwise than a row already trained, which stays.
         removed: identities of rows of these files that layers of the skill were trained on and that are gone.
+        lacking: identities of all rows that layers were trained on from the files and that these lack now, the removed
+            ones and those with another answer now.
         to_train: new and changed rows, in the order of the files.
     """
 

@@ -1,7 +1,7 @@
 """Requests to a llama.cpp process over its Unix socket: a connection each, read by h11.
 
 A client for the whole web does more for each of thousands of small events than reading them costs, on processors that
-llama.cpp's threads would fill (docs/design/serving.md).
+llama.cpp's threads would fill (docs/design/llama.md).
 """
 
 from __future__ import annotations
